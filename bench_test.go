@@ -1,0 +1,88 @@
+package sturdy
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+type okBase struct{}
+
+func (okBase) RoundTrip(req *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: req}, nil
+}
+
+// BenchmarkSuccess is what a success costs through each layer, above a base
+// that costs 1 allocation.
+func BenchmarkSuccess(b *testing.B) {
+	for _, row := range []struct {
+		name string
+		rt   http.RoundTripper
+	}{
+		{"base", okBase{}},
+		{"Retry", &Retry{Base: okBase{}}},
+		{"RateLimit", &RateLimit{Base: okBase{}}},
+		{"RateLimit,Limit", &RateLimit{Base: okBase{}, Limit: 1e9, Burst: 1e9}},
+		{"Breaker", &Breaker{Base: okBase{}}},
+		{"Timeout,Header", &Timeout{Base: okBase{}, Header: time.Minute}},
+		{"Transport", &Transport{Base: okBase{}}},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			req := httptest.NewRequest(http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
+			req.Header.Set("Authorization", "Bearer x")
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := row.rt.RoundTrip(req); err != nil { //nolint:bodyclose // there is none
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestASuccessCostsAtMostSixAllocations(t *testing.T) {
+	req := httptest.NewRequest(http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
+	req.Header.Set("Authorization", "Bearer x")
+	count := func(rt http.RoundTripper) float64 {
+		return testing.AllocsPerRun(1000, func() {
+			if _, err := rt.RoundTrip(req); err != nil { //nolint:bodyclose // there is none
+				t.Fatal(err)
+			}
+		})
+	}
+	if added := count(&Transport{Base: okBase{}}) - count(okBase{}); added > 6 {
+		t.Errorf("the default stack adds %v allocations", added)
+	}
+}
+
+func BenchmarkClassify(b *testing.B) {
+	const body = `{"error":{"message":"Rate limit reached for gpt-4o-mini in organization org-1 on tokens per min (TPM): Limit 200000, ` +
+		`Used 191584, Requested 45490. Please try again in 11.122s. Visit https://platform.openai.com/account/rate-limits to learn more.",` +
+		`"type":"tokens","param":null,"code":"rate_limit_exceeded"}}`
+	b.Run("success", func(b *testing.B) {
+		resp := &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}
+		b.ReportAllocs()
+		for b.Loop() {
+			if Classify(resp, nil) != nil {
+				b.Fatal("not a success")
+			}
+		}
+	})
+	b.Run("429", func(b *testing.B) {
+		req := httptest.NewRequest(http.MethodPost, "https://api.example.com/v1/chat/completions", http.NoBody)
+		req.Header.Set("Authorization", "Bearer x")
+		b.ReportAllocs()
+		for b.Loop() {
+			resp := &http.Response{
+				StatusCode: http.StatusTooManyRequests, Header: http.Header{}, Request: req,
+				Body: io.NopCloser(strings.NewReader(body)),
+			}
+			if e := Classify(resp, nil); e.Class != ErrRateLimit {
+				b.Fatal(e)
+			}
+		}
+	})
+}

@@ -1,0 +1,201 @@
+package sturdy
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How much of a body is looked at or thrown away, and for how long. A server
+// that dribbles must cost neither memory nor time.
+const (
+	peekBytes  = 64 << 10
+	peekTime   = 250 * time.Millisecond
+	drainBytes = 16 << 10
+	drainTime  = 50 * time.Millisecond
+)
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+// closeBody closes the body of a request that is not sent, as the contract of
+// http.RoundTripper wants it.
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+// replayable reports whether req's body can be had once more.
+func replayable(req *http.Request) bool { return !hasBody(req) || req.GetBody != nil }
+
+// fresh returns a copy of req with a fresh body. Nobody may rewind the last
+// one: a server that answers early leaves a transport still reading it.
+func fresh(req *http.Request) (*http.Request, error) {
+	next := req.WithContext(req.Context())
+	if !hasBody(req) {
+		return next, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	next.Body = body
+	return next, nil
+}
+
+// A peeked body was read ahead of its reader, who gets every byte of it still.
+type peeked struct {
+	body   io.ReadCloser
+	closed atomic.Bool
+	done   chan struct{} // closed when nothing reads ahead any more
+
+	mu     sync.Mutex
+	ahead  []byte // what was read ahead
+	err    error  // what ended the body, if that was seen
+	stop   bool   // enough
+	thrown any    // the value of a panic in body.Read
+
+	off int // how much of ahead the reader has
+}
+
+// peek replaces body by one that reads the same, and returns what of it came
+// within peekTime, at most peekBytes. The read that is under way when time is
+// up goes on, in a goroutine that ends with it: at the latest when the body is
+// closed.
+func peek(ctx context.Context, body io.ReadCloser) *peeked {
+	p := &peeked{body: body, done: make(chan struct{})}
+	t := time.NewTimer(peekTime)
+	defer t.Stop()
+	go p.readAhead()
+	select {
+	case <-p.done:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	p.stop = true
+	p.mu.Unlock()
+	return p
+}
+
+func (p *peeked) readAhead() {
+	defer close(p.done)
+	defer func() {
+		// The panic belongs to whoever reads the body.
+		if v := recover(); v != nil {
+			p.mu.Lock()
+			p.thrown = v
+			p.mu.Unlock()
+		}
+	}()
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := p.body.Read(buf[:min(len(buf), peekBytes-len(p.ahead))])
+		got := buf[:n] // panics here, without the lock, if n is nonsense
+		p.mu.Lock()
+		p.ahead = append(p.ahead, got...)
+		p.err = err
+		stop := p.stop || err != nil || len(p.ahead) >= peekBytes
+		p.mu.Unlock()
+		if stop {
+			return
+		}
+	}
+}
+
+// bytes returns what was read ahead, and whether that is the whole body.
+func (p *peeked) bytes() (ahead []byte, whole bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ahead, p.err == io.EOF //nolint:errorlint // a Reader returns io.EOF itself
+}
+
+func (p *peeked) Read(b []byte) (int, error) {
+	if p.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	<-p.done
+	switch {
+	case p.off < len(p.ahead):
+		n := copy(b, p.ahead[p.off:])
+		p.off += n
+		return n, nil
+	case p.thrown != nil:
+		panic(p.thrown)
+	case p.err != nil:
+		return 0, p.err
+	}
+	return p.body.Read(b)
+}
+
+func (p *peeked) Close() error {
+	p.closed.Store(true)
+	return p.body.Close()
+}
+
+// discard gives up the answer with this body: it reads the little that is left,
+// so that the connection can be used again, and closes it. It returns at once;
+// the channel is closed when the body is, or when drainTime is over.
+func discard(body io.ReadCloser) <-chan struct{} {
+	done := make(chan struct{})
+	if p, ok := body.(*peeked); ok {
+		if _, whole := p.bytes(); whole {
+			p.Close()
+			close(done)
+			return done
+		}
+	}
+	var once sync.Once
+	end := func() {
+		// A body that panics is no worse than one that ends: nobody reads it.
+		defer func() { _ = recover() }()
+		once.Do(func() {
+			defer close(done)
+			body.Close()
+		})
+	}
+	timer := time.AfterFunc(drainTime, end)
+	go func() {
+		defer func() { _ = recover() }()
+		defer end()
+		defer timer.Stop()
+		_, _ = io.CopyN(io.Discard, body, drainBytes)
+	}()
+	return done
+}
+
+// onEnd returns body with f called once, when it ends: at the first of an
+// error, end of file among them, and Close. The body of a 101 keeps its
+// io.Writer.
+func onEnd(body io.ReadCloser, f func()) io.ReadCloser {
+	h := &hooked{ReadCloser: body, end: sync.OnceFunc(f)}
+	if w, ok := body.(io.Writer); ok {
+		return struct {
+			*hooked
+			io.Writer
+		}{h, w}
+	}
+	return h
+}
+
+type hooked struct {
+	io.ReadCloser
+	end func()
+}
+
+func (h *hooked) Read(p []byte) (int, error) {
+	n, err := h.ReadCloser.Read(p)
+	if err != nil {
+		h.end()
+	}
+	return n, err
+}
+
+func (h *hooked) Close() error {
+	err := h.ReadCloser.Close()
+	h.end()
+	return err
+}

@@ -1,0 +1,305 @@
+package sturdy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// Breaker is a layer that stops knocking on a server that is down. After
+// Failures in a row the circuit of that key, by default a scheme and a host,
+// opens: its requests are held or refused for OpenFor. Then one is let through
+// as a probe. If it succeeds, the circuit closes; if it fails, the circuit
+// stays open for twice as long, up to MaxOpen.
+//
+// A failure is a connection that could not be made or broke, a timeout, and an
+// answer of 500 or above. A 429 and what is the caller's own doing count
+// neither way: a cancelled context, a name that does not exist, a bad
+// certificate. Any other answer is a success.
+//
+// A request that has a deadline waits for the circuit to close, as long as
+// that may happen in time. One that has none is refused at once with an
+// [ErrCircuitOpen]; RetryAfter says when to come back.
+//
+// The zero value is ready to use.
+//
+//	client := &http.Client{Transport: &sturdy.Breaker{
+//		Failures: 5,
+//		Base:     &sturdy.Retry{},
+//	}}
+type Breaker struct {
+	Base     http.RoundTripper            // sends the requests; nil means http.DefaultTransport
+	Failures int                          // in a row that open the circuit; zero means 10, negative means that none do
+	OpenFor  time.Duration                // the first open period; zero or negative means 1s
+	MaxOpen  time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
+	MaxWait  time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and not at all without one; negative means not at all
+	Key      func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
+	Observe  func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
+
+	circuits keyed[*circuit]
+}
+
+const maxOpenHint = time.Minute // the longest open period that a server may ask for
+
+// RoundTrip sends req if the circuit is closed, or when it closes.
+func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
+	return b.send(req, baseOf(b.Base), nil)
+}
+
+// CloseIdleConnections closes those of Base.
+func (b *Breaker) CloseIdleConnections() { closeIdle(b.Base) }
+
+func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
+	passed := false
+	defer func() {
+		if !passed {
+			closeBody(req)
+		}
+	}()
+	k := originKey(req)
+	if b.Key != nil {
+		k = key{name: b.Key(req)}
+	}
+	entry := b.circuits.use(k, b.newCircuit)
+	defer b.circuits.release(entry)
+	c := entry.state
+	w := watchers{b.Observe, watch}
+	report := func(events []Event) {
+		for _, ev := range events {
+			ev.Key = k.display(w)
+			w.see(req, ev)
+		}
+	}
+
+	done, events, err := c.admit(req, b.MaxWait)
+	if err != nil {
+		report(events)
+		return nil, err
+	}
+	// Whatever happens, the circuit hears of it: a probe that is never heard of
+	// again would leave it half-open for ever.
+	var verdict error = errNeutral
+	var e *Error
+	defer func() { report(c.settle(done, verdict, e)) }()
+	report(events)
+	passed = true
+	resp, err := send(next, req)
+	e = judge(req, resp, err)
+	verdict = outcome(e)
+	return resp, err
+}
+
+// What gobreaker is told of a request. A nil error is a success.
+var (
+	errFailed  = errors.New("failed")
+	errNeutral = errors.New("says nothing of the server")
+)
+
+// outcome is what e says of the server's health.
+func outcome(e *Error) error {
+	switch {
+	case e == nil:
+		return nil
+	case e.Class == 0, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
+		return errNeutral
+	case e.Class.kindOf(ErrConnection) && e.again == againNever:
+		return errNeutral // a mistake, not an outage
+	case e.Class.kindOf(ErrConnection), e.Class.kindOf(ErrInternalServer):
+		return errFailed
+	}
+	return nil
+}
+
+// A circuit is the state of one key. gobreaker keeps count, and sees to it that
+// an answer to a request from before the last change does not count. What it
+// has no notion of is here: an open period that grows, and those who wait.
+type circuit struct {
+	failures         int
+	openFor, maxOpen time.Duration
+
+	mu      sync.Mutex
+	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
+	until   time.Time     // nobody is let in before; zero if the circuit is closed
+	opened  int           // how often in a row it opened
+	changed chan struct{} // closed at the next change; nil if nobody waits for one
+	events  []Event       // of changes that were not reported yet
+	last    *Error        // the failure that is being settled
+	lasting string        // what opened the circuit, in words
+}
+
+func (b *Breaker) newCircuit() *circuit {
+	c := &circuit{failures: cmp.Or(b.Failures, 10), openFor: b.OpenFor, maxOpen: b.MaxOpen}
+	if c.openFor <= 0 {
+		c.openFor = time.Second
+	}
+	if c.maxOpen <= 0 {
+		c.maxOpen = 5 * time.Second
+	}
+	c.machine = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: 1,
+		Timeout:     1, // until says how long
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return c.failures > 0 && int64(n.ConsecutiveFailures) >= int64(c.failures)
+		},
+		IsExcluded:    func(err error) bool { return err == errNeutral }, //nolint:errorlint // the value itself
+		OnStateChange: c.change,
+	})
+	return c
+}
+
+// idle reports whether the circuit may be forgotten. A run of failures that has
+// not opened it is not worth keeping.
+func (c *circuit) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.until.IsZero()
+}
+
+// admit lets req in, and returns how to tell gobreaker what became of it. If
+// the circuit is open it waits, or refuses.
+func (c *circuit) admit(req *http.Request, maxWait time.Duration) (done func(error), events []Event, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until.IsZero() {
+		done, err = c.machine.Allow()
+		return done, nil, err
+	}
+	began := time.Now()
+	latest, patient := patience(req, began, maxWait)
+	for {
+		now := time.Now()
+		if !now.Before(c.until) {
+			if done, err = c.machine.Allow(); err == nil {
+				events = c.takeEvents()
+				if waited := now.Sub(began); waited > 0 {
+					events = append([]Event{{Kind: EventWait, Wait: waited}}, events...)
+				}
+				return done, events, nil
+			}
+		}
+		open := c.until.Sub(now)
+		if !patient || !latest.IsZero() && !now.Add(max(open, 0)).Before(latest) {
+			e := c.refusal(max(open, 0))
+			return nil, []Event{{Kind: EventRefuse, Err: e}}, e
+		}
+		if err := c.await(req, open, latest); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// patience is until when req waits for the circuit, zero for as long as it
+// takes; false if it does not wait.
+func patience(req *http.Request, now time.Time, maxWait time.Duration) (latest time.Time, ok bool) {
+	deadline, bounded := req.Context().Deadline()
+	switch {
+	case maxWait < 0, maxWait == 0 && !bounded:
+		return time.Time{}, false
+	case maxWait == 0:
+		return deadline, true
+	}
+	latest = now.Add(maxWait)
+	if bounded && deadline.Before(latest) {
+		latest = deadline
+	}
+	return latest, true
+}
+
+// await waits for the open period to end, for a change of state, or for latest.
+// It is called with the lock, and waits without it.
+func (c *circuit) await(req *http.Request, open time.Duration, latest time.Time) error {
+	if c.changed == nil {
+		c.changed = make(chan struct{})
+	}
+	changed := c.changed
+	d := open
+	if d <= 0 { // a probe is out
+		d = time.Until(latest)
+	}
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-changed:
+	case <-req.Context().Done():
+	case <-cancelled(req):
+	}
+	return gone(req)
+}
+
+func (c *circuit) refusal(open time.Duration) *Error {
+	return refusal(ErrCircuitOpen, cmp.Or(open, c.openFor), errors.New("sturdy: "+c.lasting))
+}
+
+// settle books the outcome of a request, and returns the events of it.
+func (c *circuit) settle(done func(error), outcome error, e *Error) []Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = e
+	done(outcome)
+	c.last = nil
+	if outcome == errNeutral { //nolint:errorlint // the value itself
+		c.wakeAll() // the probe said nothing: the next one's turn
+	}
+	return c.takeEvents()
+}
+
+// change is called by gobreaker, within Allow and done, with the lock held.
+func (c *circuit) change(_ string, from, to gobreaker.State) {
+	ev := Event{Err: c.last}
+	switch to {
+	case gobreaker.StateOpen:
+		if from == gobreaker.StateClosed {
+			c.opened = 0
+		}
+		c.opened++
+		ev.Kind, ev.Wait = EventOpen, c.period()
+		c.until = time.Now().Add(ev.Wait)
+		c.lasting = fmt.Sprintf("the last of its failures: %s", c.last.Class.phrase())
+	case gobreaker.StateHalfOpen:
+		ev.Kind = EventHalfOpen
+	case gobreaker.StateClosed:
+		ev.Kind, ev.Err = EventClose, nil
+		c.until, c.opened = time.Time{}, 0
+	}
+	c.events = append(c.events, ev)
+	c.wakeAll()
+}
+
+// period is how long the circuit stays open: twice as long each time, and at
+// least as long as an overloaded server asked for.
+func (c *circuit) period() time.Duration {
+	d := c.openFor
+	for range c.opened - 1 {
+		if d >= c.maxOpen {
+			break
+		}
+		d *= 2
+	}
+	d = min(d, max(c.maxOpen, c.openFor))
+	if c.last != nil && c.last.Class == ErrOverloaded {
+		d = max(d, min(c.last.RetryAfter, maxOpenHint))
+	}
+	return d
+}
+
+func (c *circuit) wakeAll() {
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
+}
+
+func (c *circuit) takeEvents() []Event {
+	events := c.events
+	c.events = nil
+	return events
+}

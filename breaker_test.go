@@ -1,0 +1,319 @@
+package sturdy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestBreakerOpensAfterFailuresInARow(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		step  func(*http.Request) (*http.Response, error)
+		opens bool
+	}{
+		{"500", status(500), true},
+		{"503", status(503), true},
+		{"a broken connection", fails(errReset), true},
+		{"a timeout of an attempt", fails(&Error{Class: ErrTimeout}), true},
+		{"a resolver that is down", fails(&net.DNSError{IsTemporary: true}), true},
+		{"no such host", fails(&net.DNSError{IsNotFound: true}), false},
+		{"429", status(429), false},
+		{"400", status(400), false},
+		{"401", status(401), false},
+		{"404", status(404), false},
+		{"200", status(200), false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(row.step)
+				b := &Breaker{Base: base, Failures: 3}
+				for range 3 {
+					sendAll(t, b, 1)
+				}
+				_, err := b.RoundTrip(get(t)) //nolint:bodyclose // of a fake
+				assert.Equal(t, row.opens, errors.Is(err, ErrCircuitOpen))
+				if row.opens {
+					assert.Len(t, base.times(), 3)
+					assert.ErrorIs(t, err, ErrNotSent)
+					var e *Error
+					require.ErrorAs(t, err, &e)
+					assert.Equal(t, time.Second, e.RetryAfter)
+				}
+			})
+		})
+	}
+}
+
+func TestBreakerCountsFailuresInARowOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(500), status(500), status(200), status(500), status(500), status(429), status(400), status(500), status(500))
+		b := &Breaker{Base: base, Failures: 3}
+		for range 9 {
+			for _, err := range sendAll(t, b, 1) {
+				require.NotErrorIs(t, err, ErrCircuitOpen)
+			}
+		}
+	})
+}
+
+func TestACancelledRequestSaysNothingOfTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(hangs)
+		var seen observed
+		b := &Breaker{Base: base, Failures: 1, Observe: seen.see}
+		for i := range 20 {
+			ctx, cancel := context.WithCancel(t.Context())
+			if i%2 == 0 {
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+			} else {
+				time.AfterFunc(time.Second, cancel)
+			}
+			_, err := b.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+			require.Error(t, err)
+			cancel()
+		}
+		assert.Empty(t, seen.kinds())
+	})
+}
+
+func TestBreakerProbesAfterItsOpenPeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), status(503), status(503), status(503), status(200))
+		var seen observed
+		b := &Breaker{Base: base, Failures: 1, OpenFor: time.Second, MaxOpen: 3 * time.Second, MaxWait: time.Hour, Observe: seen.see}
+		for range 6 {
+			sendAll(t, b, 1)
+		}
+		s := time.Second
+		assert.Equal(t, []time.Duration{0, s, 3 * s, 6 * s, 9 * s, 9 * s}, base.times(), "1s, 2s, then 3s at most")
+		assert.Equal(t, []EventKind{
+			EventOpen, EventWait, EventHalfOpen, EventOpen, EventWait, EventHalfOpen, EventOpen,
+			EventWait, EventHalfOpen, EventOpen, EventWait, EventHalfOpen, EventClose,
+		}, seen.kinds())
+	})
+}
+
+func TestAnOverloadedServerMayProlongTheOpenPeriod(t *testing.T) {
+	for asked, want := range map[string]time.Duration{"20": 20 * time.Second, "3600": time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			base := script(status(503, "Retry-After", asked), status(200))
+			b := &Breaker{Base: base, Failures: 1, MaxWait: time.Hour}
+			sendAll(t, b, 1)
+			sendAll(t, b, 1)
+			assert.Equal(t, []time.Duration{0, want}, base.times())
+		})
+	}
+}
+
+func TestOneProbeAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), after(time.Second, status(200)), status(200))
+		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Minute}
+		sendAll(t, b, 1)
+		for _, err := range sendAll(t, b, 100) {
+			require.NoError(t, err)
+		}
+		s := time.Second
+		times := base.times()
+		assert.Equal(t, []time.Duration{0, s, 2 * s}, times[:3], "the others wait for the probe's outcome")
+		assert.Len(t, times, 101)
+	})
+}
+
+func TestARequestWaitsForTheCircuitAsLongAsItMay(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		maxWait  time.Duration
+		deadline time.Duration
+		waits    bool
+	}{
+		{"no deadline", 0, 0, false},
+		{"a deadline after the open period", 0, 2 * time.Second, true},
+		{"a deadline within the open period", 0, 900 * time.Millisecond, false},
+		{"MaxWait after the open period", 2 * time.Second, 0, true},
+		{"MaxWait within the open period", 900 * time.Millisecond, time.Hour, false},
+		{"MaxWait is off", -1, time.Hour, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(status(503), status(200))
+				b := &Breaker{Base: base, Failures: 1, MaxWait: row.maxWait}
+				sendAll(t, b, 1)
+				req := get(t)
+				if row.deadline != 0 {
+					ctx, cancel := context.WithTimeout(t.Context(), row.deadline)
+					defer cancel()
+					req = req.WithContext(ctx)
+				}
+				_, err := b.RoundTrip(req) //nolint:bodyclose // of a fake
+				if row.waits {
+					require.NoError(t, err)
+					assert.Equal(t, time.Second, time.Since(base.began))
+				} else {
+					assert.ErrorIs(t, err, ErrCircuitOpen)
+					assert.Zero(t, time.Since(base.began), "refused at once")
+				}
+			})
+		})
+	}
+}
+
+func TestAWaiterIsRefusedWhenTheProbeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503))
+		b := &Breaker{Base: base, Failures: 1}
+		sendAll(t, b, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		var refused atomic.Int32
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				_, err := b.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // of a fake
+				if errors.Is(err, ErrCircuitOpen) {
+					refused.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, []time.Duration{0, time.Second}, base.times())
+		assert.Equal(t, int32(9), refused.Load())
+		assert.Equal(t, time.Second, time.Since(base.began), "at once: the next probe would be after the deadline")
+	})
+}
+
+func TestANeutralProbeGivesItsPlaceToTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), hangs, status(200))
+		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Hour}
+		sendAll(t, b, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		go func() { _, _ = b.RoundTrip(get(t).WithContext(ctx)) }() //nolint:bodyclose // there is none
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		for _, err := range sendAll(t, b, 3) {
+			require.NoError(t, err)
+		}
+		s := time.Second
+		assert.Equal(t, []time.Duration{0, s, 5 * s}, base.times()[:3])
+	})
+}
+
+func TestAnAnswerFromBeforeTheChangeDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(after(10*time.Second, status(200)), status(503), after(20*time.Second, status(503)))
+		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Hour}
+		go func() { sendAll(t, b, 1) }() // sent while the circuit is closed, answered while it is half-open
+		synctest.Wait()
+		sendAll(t, b, 1)
+		go func() { sendAll(t, b, 1) }() // the probe, until 21s
+		time.Sleep(15 * time.Second)
+		_, err := b.RoundTrip(get(t).WithContext(deadlineIn(t, time.Second))) //nolint:bodyclose // there is none
+		assert.Error(t, err, "a late success has not closed it")
+		assert.Len(t, base.times(), 3)
+		time.Sleep(time.Minute)
+	})
+}
+
+func deadlineIn(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestOneHostThatIsDownDoesNotStopAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := rtFunc(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Host == "down.example.com" {
+				return status(503)(req)
+			}
+			return status(200)(req)
+		})
+		b := &Breaker{Base: base, Failures: 1}
+		for range 3 {
+			req := get(t)
+			req.URL.Host = "down.example.com"
+			_, _ = b.RoundTrip(req) //nolint:bodyclose // of a fake
+			require.NoError(t, sendAll(t, b, 1)[0])
+		}
+	})
+}
+
+func TestBreakerOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Breaker{Base: script(status(503)), Failures: -1}
+		for range 100 {
+			require.ErrorIs(t, sendAll(t, b, 1)[0], ErrOverloaded)
+		}
+	})
+}
+
+func TestEventsLeaveOutsideTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *Breaker
+		b = &Breaker{Base: script(status(503)), Failures: 1, Observe: func(_ context.Context, ev Event) {
+			if ev.Kind == EventOpen {
+				_, err := b.RoundTrip(get(t)) //nolint:bodyclose // there is none
+				assert.ErrorIs(t, err, ErrCircuitOpen)
+			}
+		}}
+		sendAll(t, b, 1)
+	})
+}
+
+func TestAHookThatPanicsHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), status(200))
+		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Minute, Observe: func(_ context.Context, ev Event) {
+			if ev.Kind == EventHalfOpen {
+				panic("hook")
+			}
+		}}
+		sendAll(t, b, 1)
+		assert.PanicsWithValue(t, "hook", func() { _, _ = b.RoundTrip(get(t)) }) //nolint:bodyclose // there is none
+		assert.NoError(t, sendAll(t, b, 1)[0], "the probe's place is free again")
+	})
+}
+
+func TestKeysAreBoundedAndOpenCircuitsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := rtFunc(func(req *http.Request) (*http.Response, error) {
+			if len(req.Host) > 0 && req.Header.Get("Down") != "" {
+				return status(503)(req)
+			}
+			return status(200)(req)
+		})
+		b := &Breaker{Base: base, Failures: 1, OpenFor: time.Hour, MaxOpen: time.Hour}
+		for i := range 100 {
+			req := get(t)
+			req.URL.Host = fmt.Sprintf("down%d.example.com", i)
+			req.Header.Set("Down", "1")
+			_, _ = b.RoundTrip(req) //nolint:bodyclose // of a fake
+		}
+		for i := range 100_000 {
+			req := get(t)
+			req.URL.Host = fmt.Sprintf("h%d.example.com", i)
+			_, err := b.RoundTrip(req) //nolint:bodyclose // of a fake
+			require.NoError(t, err)
+		}
+		assert.Len(t, b.circuits.entries, maxKeys)
+		for i := range 100 {
+			req := get(t)
+			req.URL.Host = fmt.Sprintf("down%d.example.com", i)
+			_, err := b.RoundTrip(req) //nolint:bodyclose // there is none
+			require.ErrorIs(t, err, ErrCircuitOpen)
+		}
+	})
+}

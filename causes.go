@@ -1,0 +1,193 @@
+package sturdy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// causes judge the errors of a request that got no answer, the most telling
+// first. What none of them knows is a timeout if it says so, and a broken
+// connection otherwise: both may have reached the server.
+var causes = [...]func(error) (cause, bool){
+	certificate,
+	handshake,
+	lookup,
+	dial,
+	http2Stream,
+	wrongRequest,
+	wrongAnswer,
+}
+
+// certificate: the server is not who it should be. It will not be next time.
+func certificate(err error) (cause, bool) {
+	var (
+		verification *tls.CertificateVerificationError
+		authority    x509.UnknownAuthorityError
+		hostname     x509.HostnameError
+		invalid      x509.CertificateInvalidError
+		roots        x509.SystemRootsError
+		hello        *tls.ECHRejectionError
+	)
+	ok := errors.As(err, &verification) || errors.As(err, &authority) || errors.As(err, &hostname) ||
+		errors.As(err, &invalid) || errors.As(err, &roots) || errors.As(err, &hello)
+	return cause{ErrConnection, againNever, true}, ok
+}
+
+// handshake: the two sides do not agree on TLS, or one of them does not speak
+// it at all.
+func handshake(err error) (cause, bool) {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch) {
+		return cause{ErrConnection, againNever, true}, true
+	}
+	// crypto/tls reports an alert as an operation of net's, and net/http one of
+	// a proxy's within another. In TLS 1.3 one may come after the request was
+	// written.
+	for op, ok := errors.AsType[*net.OpError](err); ok; op, ok = errors.AsType[*net.OpError](op.Err) {
+		if op.Op == "remote error" || op.Op == "local error" {
+			return cause{ErrConnection, againNever, false}, true
+		}
+	}
+	if strings.HasSuffix(err.Error(), "net/http: TLS handshake timeout") { // an unexported type
+		return cause{ErrTimeout, againByClass, true}, true
+	}
+	return cause{}, false
+}
+
+// lookup: a name that does not exist is a mistake, a resolver that does not
+// answer is an outage.
+func lookup(err error) (cause, bool) {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	if !ok {
+		return cause{}, false
+	}
+	v := cause{ErrConnection, againByClass, true}
+	switch {
+	case dns.IsNotFound:
+		v.again = againNever
+	case dns.IsTimeout:
+		v.class = ErrTimeout
+	}
+	return v, true
+}
+
+// dial: no connection, so nothing was sent.
+func dial(err error) (cause, bool) {
+	if _, ok := errors.AsType[*net.AddrError](err); ok {
+		return cause{ErrConnection, againNever, true}, true
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "dial" && op.Op != "proxyconnect" && op.Op != "socks connect" {
+		return cause{}, false
+	}
+	if op.Timeout() {
+		return cause{ErrTimeout, againByClass, true}, true
+	}
+	return cause{ErrConnection, againByClass, true}, true
+}
+
+// http2Error is what errors.As can take the stream errors of net/http for: they
+// fit any struct with these fields.
+type http2Error struct {
+	StreamID uint32
+	Code     uint32 // RFC 9113, section 7
+	Cause    error
+}
+
+func (http2Error) Error() string { return "http2: stream error" }
+
+func http2Stream(err error) (cause, bool) {
+	stream, ok := errors.AsType[http2Error](err)
+	if !ok {
+		return cause{}, false
+	}
+	const refusedStream, http11Required = 0x7, 0xd
+	switch stream.Code {
+	case refusedStream: // "prior to any application processing being performed"
+		return cause{ErrConnection, againByClass, true}, true
+	case http11Required:
+		return cause{ErrConnection, againNever, true}, true
+	}
+	return cause{class: ErrConnection}, true
+}
+
+// wrongRequest: net/http does not send it, or a proxy does not let it pass.
+// These errors are plain text in net/http.
+func wrongRequest(err error) (cause, bool) {
+	text := innermost(err).Error()
+	for _, prefix := range [...]string{
+		"unsupported protocol scheme", "http: nil Request.", "http: no Host in request URL", "http: Request.",
+		"net/http: invalid ", "net/http: can't write ", "invalid URL", "proxy: unknown scheme",
+		"http: invalid Host ", "http: invalid header ", "http: invalid trailer ", "http: invalid method ",
+	} {
+		if strings.HasPrefix(text, prefix) {
+			return cause{ErrConnection, againNever, true}, true
+		}
+	}
+	// The answer of a proxy to CONNECT is its status in words.
+	for status := 400; status < 600; status++ {
+		if text != "" && text == http.StatusText(status) {
+			v := cause{ErrConnection, againNever, true}
+			if status >= 500 || status == http.StatusTooManyRequests {
+				v.again = againByClass
+			}
+			return v, true
+		}
+	}
+	return cause{}, false
+}
+
+// wrongAnswer: what came back is not HTTP, and will not be next time. An answer
+// that was cut in its headers looks much the same to net/http, but has a type.
+func wrongAnswer(err error) (cause, bool) {
+	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
+		return cause{class: ErrConnection}, true
+	}
+	// How the innermost text begins: http.Client puts the URL before it, and a
+	// GOAWAY ends with the server's own words.
+	text := innermost(err).Error()
+	for _, prefix := range [...]string{
+		"malformed HTTP ", "net/http: server response headers exceeded", "http: message cannot contain multiple Content-Length headers",
+		"http2: frame too large", "unsupported transfer encoding", "bad Content-Length",
+		"invalid byte in chunk length", "empty hex number for chunk length", "http chunk length too large",
+		"malformed chunked encoding", "chunked line ends with bare LF", "invalid CR in chunked line",
+	} {
+		if strings.HasPrefix(text, prefix) {
+			return cause{ErrConnection, againNever, false}, true
+		}
+	}
+	return cause{}, false
+}
+
+// fromTransport reports whether err is of a kind that only a connection has.
+func fromTransport(err error) bool {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Op != "parse"
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	for _, known := range [...]error{syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, net.ErrClosed} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return strings.HasPrefix(innermost(err).Error(), "http2: ")
+}
+
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}

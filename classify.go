@@ -1,0 +1,314 @@
+package sturdy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// Classify tells what went wrong in what a RoundTripper or http.Client
+// returned: evidence in, verdict out. It returns nil for a success, that is for
+// a status below 400 without an error.
+//
+// To judge an answer it reads ahead in its body, at most 64 KiB and 250 ms, and
+// puts back what it read: the body can still be read from its first byte.
+// What came of a body that is longer or slower is judged as far as it came,
+// and the rest by the status.
+//
+// A cancelled or expired context of the caller's has class 0: it says nothing
+// of the server. [ClassOf] finds an ErrTimeout in the latter.
+func Classify(resp *http.Response, err error) *Error {
+	if resp == nil && err == nil {
+		return nil
+	}
+	var req *http.Request
+	if resp != nil {
+		req = resp.Request
+	}
+	return judge(req, resp, err)
+}
+
+// Check is [Classify] with an error as its result, nil for a success. It is
+// meant for what http.Client.Do returned:
+//
+//	resp, err := client.Do(req)
+//	if err := sturdy.Check(resp, err); err != nil {
+//		…
+//	}
+//
+// The body remains to be closed where resp is not nil.
+func Check(resp *http.Response, err error) error {
+	if e := Classify(resp, err); e != nil {
+		return e
+	}
+	return nil
+}
+
+// ClassOf returns the class of any error in err's chain: of an [Error] or a
+// [Class], and of errors of the packages net, crypto/tls, net/http and context
+// too. It is 0 if there is none, and for context.Canceled.
+func ClassOf(err error) Class {
+	if err == nil {
+		return 0
+	}
+	var e *Error
+	if errors.As(err, &e) && e.Class != 0 {
+		return e.Class
+	}
+	var c Class
+	if errors.As(err, &c) {
+		return c
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return 0
+	case errors.Is(err, context.DeadlineExceeded):
+		return ErrTimeout
+	}
+	v, _ := judgeCause(err)
+	return v.class
+}
+
+// A verdict travels with the answer that it is of, so that its body is read
+// once however many layers ask.
+type verdict struct {
+	context.Context
+	resp *http.Response
+	err  *Error
+}
+
+type verdictKey struct{}
+
+func (v *verdict) Value(key any) any {
+	if _, ok := key.(verdictKey); ok {
+		return v
+	}
+	return v.Context.Value(key)
+}
+
+// judge is Classify for the layers, which know the request. A success costs one
+// comparison.
+func judge(req *http.Request, resp *http.Response, err error) *Error {
+	if err != nil {
+		return judgeError(req, err)
+	}
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	if resp.Request != nil {
+		v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
+		// Somebody between two layers may have made another answer of it.
+		if v != nil && v.resp == resp && v.err.StatusCode == resp.StatusCode {
+			return v.err
+		}
+	}
+	e := judgeAnswer(req, resp)
+	if req != nil {
+		resp.Request = req.WithContext(&verdict{Context: req.Context(), resp: resp, err: e})
+	}
+	return e
+}
+
+func judgeAnswer(req *http.Request, resp *http.Response) *Error {
+	now := time.Now()
+	var body said
+	if resp.Body != nil && resp.Body != http.NoBody {
+		ctx := context.Background()
+		if req != nil {
+			ctx = req.Context()
+		}
+		p := peek(ctx, resp.Body)
+		resp.Body = p
+		ahead, _ := p.bytes()
+		body = readBody(unpacked(resp.Header, ahead))
+	}
+	ev := newEvidence(resp.StatusCode, resp.Header, body)
+
+	secrets := secretsOf(req)
+	e := &Error{
+		Class:      ev.class(),
+		StatusCode: resp.StatusCode,
+		Code:       withoutSecrets(capped(ev.code, maxMessage), secrets),
+		Type:       withoutSecrets(capped(ev.kind, maxMessage), secrets),
+		Param:      withoutSecrets(capped(ev.param, maxMessage), secrets),
+		Message:    capped(withoutSecrets(capped(ev.message, 4*maxMessage), secrets), maxMessage),
+		RequestID:  requestID(resp.Header, ev.requestID),
+		Attempts:   attemptOf(orEmpty(req)),
+		Time:       now,
+	}
+	e.again = ev.again(e.Class)
+	e.RetryAfter = ev.retryAfter(e.Class, now)
+	return e
+}
+
+func orEmpty(req *http.Request) *http.Request {
+	if req == nil {
+		return &http.Request{}
+	}
+	return req
+}
+
+// requestID is what the support desk of a server asks for: a header of these,
+// the most specific first, or what the body says.
+func requestID(h http.Header, fromBody string) string {
+	for _, name := range [...]string{
+		"X-Request-Id", "Request-Id", "Apim-Request-Id", "X-Amzn-Requestid", "X-Ms-Client-Request-Id", "X-Github-Request-Id",
+	} {
+		if id := h.Get(name); id != "" {
+			return capped(id, 256)
+		}
+	}
+	if fromBody != "" {
+		return capped(fromBody, 256)
+	}
+	return capped(h.Get("Cf-Ray"), 256)
+}
+
+// judgeError is judge for a request that got no answer.
+func judgeError(req *http.Request, err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	e = &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req))}
+	if req != nil {
+		e.Attempts = attemptOf(req)
+		if gone(req) != nil {
+			return e
+		}
+	}
+	if endOfContext(err) {
+		return e
+	}
+	v, known := judgeCause(err)
+	if !known {
+		// It came from a RoundTripper, so the request failed on its way.
+		v.class = ErrConnection
+	}
+	e.Class, e.again, e.unsent = v.class, v.again, v.unsent
+	return e
+}
+
+// endOfContext reports whether err is the end of somebody's context, as it is:
+// errors of net and net/http only resemble context.DeadlineExceeded.
+func endOfContext(err error) bool {
+	switch err { //nolint:errorlint // asks for the same values
+	case nil:
+		return false
+	case context.Canceled, context.DeadlineExceeded:
+		return true
+	}
+	switch u := err.(type) { //nolint:errorlint // walks the chain
+	case interface{ Unwrap() error }:
+		return endOfContext(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range u.Unwrap() {
+			if endOfContext(err) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// evidence is what an answer says of itself.
+type evidence struct {
+	said
+	status int
+	header http.Header
+}
+
+func newEvidence(status int, header http.Header, body said) *evidence {
+	ev := &evidence{said: body, status: status, header: header}
+	if status < 400 && body.http != 0 {
+		ev.status = body.http // an error in a stream, or under a 200
+	}
+	if ev.code == "" {
+		// Amazon's: "ThrottlingException:http://internal.amazon.com/…".
+		ev.code, _, _ = cutAny(header.Get("X-Amzn-Errortype"), ":,")
+	}
+	if ev.wait == 0 {
+		ev.wait, _ = retryAfterText(ev.message)
+	}
+	return ev
+}
+
+// retryAfter is how long the server asked to wait.
+func (ev *evidence) retryAfter(c Class, now time.Time) time.Duration {
+	if d, ok := retryAfter(ev.header, now); ok {
+		return d
+	}
+	if ev.wait > 0 {
+		return ev.wait
+	}
+	if c != ErrRateLimit {
+		return 0
+	}
+	if date, ok := parseHTTPDate(ev.header.Get("Date")); ok {
+		now = date
+	}
+	buckets := ParseLimits(ev.header, now)
+	if d, ok := exhaustedReset(buckets); ok {
+		return d
+	}
+	// A limit that resets at a time, on an answer that says it was reached, is
+	// taken for empty unless the server says otherwise.
+	var d time.Duration
+	for _, b := range buckets {
+		if b.Remaining < 0 {
+			d = max(d, b.Reset)
+		}
+	}
+	return d
+}
+
+// again is what else than the class says whether the same request may succeed
+// later.
+func (ev *evidence) again(c Class) again {
+	switch ev.header.Get("X-Should-Retry") {
+	case "true":
+		return againYes
+	case "false":
+		return againNever
+	}
+	switch {
+	case ev.retryable == "true" && c != ErrQuotaExceeded:
+		return againYes
+	case ev.retryable == "false":
+		return againNever
+	}
+	switch ev.status {
+	case 499, // the server believes that the caller has left
+		http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusLoopDetected, http.StatusNotExtended:
+		return againNever
+	}
+	return againByClass
+}
+
+// A cause is the verdict on an error of the transport's.
+type cause struct {
+	class  Class
+	again  again
+	unsent bool // nothing was written
+}
+
+// judgeCause judges an error by its type, and by its text only where net/http
+// has no type that can be asked for. It reports whether it knows the error.
+func judgeCause(err error) (cause, bool) {
+	for _, know := range causes {
+		if v, ok := know(err); ok {
+			return v, true
+		}
+	}
+	var t interface{ Timeout() bool }
+	if errors.As(err, &t) && t.Timeout() {
+		return cause{class: ErrTimeout}, true
+	}
+	known := errors.Is(err, io.ErrUnexpectedEOF) || fromTransport(err)
+	if !known {
+		return cause{}, false
+	}
+	return cause{class: ErrConnection}, true
+}

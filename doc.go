@@ -1,0 +1,66 @@
+// Package sturdy makes any http.Client withstand rate limits, overload and
+// outages. It is middleware for net/http: it paces the round trips, sends again
+// what is worth it and safe, stops knocking on a server that is down, and tells
+// in typed errors what went wrong.
+//
+//	client := &http.Client{Transport: &sturdy.Transport{}}
+//
+// That is all for most programs. The caller keeps their requests, their SDK and
+// their http.Client; what comes back is what net/http would have returned, from
+// the last attempt.
+//
+// # Layers
+//
+// [Transport] is a stack of four layers. Each is an http.RoundTripper with a
+// Base, has a useful zero value, and works alone and in any order.
+//
+//   - [Retry] sends again what failed in a way that passes, where that is safe.
+//   - [RateLimit] is a token bucket for each key, and holds everybody with that
+//     key when the server answers 429.
+//   - [Breaker] is a circuit breaker for each host: a server that is down gets a
+//     probe instead of a queue.
+//   - [Timeout] gives up an attempt to which no response headers come.
+//
+// In a Transport a request passes them in this order: each attempt waits for
+// its turn and its circuit, and the clock of an attempt runs while it is on the
+// wire only.
+//
+// # Settings
+//
+// One rule holds for every field: zero means the default that its comment
+// names, negative means off. Settings are not changed after the first request.
+// Layers hold what they know of limits and outages, so make one and keep it.
+//
+// # Errors
+//
+// A RoundTripper returns no error for a status, and neither do these. [Check]
+// makes an error of what http.Client.Do returned:
+//
+//	resp, err := client.Do(req)
+//	if err := sturdy.Check(resp, err); err != nil {
+//		if errors.Is(err, sturdy.ErrQuotaExceeded) {
+//			// waiting will not help
+//		}
+//	}
+//
+// A [Class] is what went wrong in one word, for errors.Is and switch; an
+// [*Error] is all that is known of it, for errors.As.
+//
+// # Deadlines
+//
+// Give requests a deadline with context.WithTimeout. It bounds everything:
+// attempts, waits, and the reading of the body. No wait is begun that would not
+// end before it; the answer in hand is returned at once instead. A request with
+// a deadline also waits for an open circuit, where one without is refused.
+// http.Client.Timeout works too, but hides the error of an attempt behind its
+// own.
+//
+// # Requests that change something
+//
+// A POST whose connection broke may have been acted on. It is not sent again
+// unless it has an Idempotency-Key header, or Retry.ReplayUnsafe is set. An
+// answer such as 429 or 503 says itself that it was not acted on. In either
+// case the body must be there once more: http.NewRequest sees to that for a
+// bytes.Buffer, bytes.Reader and strings.Reader; set Request.GetBody for
+// others.
+package sturdy

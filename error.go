@@ -1,0 +1,252 @@
+package sturdy
+
+import (
+	"errors"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Class says what kind of failure a call met. It is itself an error, so that
+// it serves errors.Is, and an integer, so that it serves switch:
+//
+//	switch sturdy.ClassOf(err) {
+//	case sturdy.ErrQuotaExceeded: // waiting will not help
+//	case sturdy.ErrRateLimit:
+//	}
+//
+// Some classes are kinds of another: errors.Is(err, ErrRateLimit) is true of an
+// ErrQuotaExceeded too. The comments below name the parent. There is no
+// constant for zero: it stands for "no failure", and for failures that are the
+// caller's own doing, such as a cancelled context.
+type Class uint8
+
+// The classes.
+const (
+	ErrConnection       Class = iota + 1 // the server could not be reached, or the connection broke
+	ErrTimeout                           // no answer in time; an ErrConnection
+	ErrBadRequest                        // the request is wrong as it stands
+	ErrContextLength                     // more text than the model takes; an ErrBadRequest
+	ErrContentFilter                     // refused for what it says; an ErrBadRequest
+	ErrRequestTooLarge                   // larger than the server, or its limit, ever takes; an ErrBadRequest
+	ErrAuthentication                    // the credential is missing, wrong or revoked
+	ErrPermissionDenied                  // the credential is good, but not for this
+	ErrNotFound                          // no such thing
+	ErrConflict                          // something else was changing it; may be sent again
+	ErrUnprocessable                     // well formed, but its content is not accepted
+	ErrRateLimit                         // too fast; waiting cures it
+	ErrQuotaExceeded                     // credit or allowance is used up; an ErrRateLimit that waiting does not cure
+	ErrInternalServer                    // the server failed
+	ErrOverloaded                        // the server has too much to do; an ErrInternalServer
+	ErrNotSent                           // refused before it was sent: the server saw nothing
+	ErrCircuitOpen                       // refused by Breaker; an ErrNotSent
+	ErrWaitTooLong                       // refused by RateLimit, its turn would come too late; an ErrNotSent
+)
+
+// classes holds what is known of each Class: its name as a metric's label, its
+// name in a sentence, and the class that it is a kind of.
+var classes = [...]struct {
+	label, phrase string
+	parent        Class
+}{
+	0:                   {"none", "not classified", 0},
+	ErrConnection:       {"connection", "connection failed", 0},
+	ErrTimeout:          {"timeout", "timed out", ErrConnection},
+	ErrBadRequest:       {"bad_request", "bad request", 0},
+	ErrContextLength:    {"context_length", "context length exceeded", ErrBadRequest},
+	ErrContentFilter:    {"content_filter", "stopped by a content filter", ErrBadRequest},
+	ErrRequestTooLarge:  {"request_too_large", "request too large", ErrBadRequest},
+	ErrAuthentication:   {"authentication", "authentication failed", 0},
+	ErrPermissionDenied: {"permission_denied", "permission denied", 0},
+	ErrNotFound:         {"not_found", "not found", 0},
+	ErrConflict:         {"conflict", "conflict", 0},
+	ErrUnprocessable:    {"unprocessable", "unprocessable request", 0},
+	ErrRateLimit:        {"rate_limit", "rate limit reached", 0},
+	ErrQuotaExceeded:    {"quota_exceeded", "quota exceeded", ErrRateLimit},
+	ErrInternalServer:   {"internal_server", "internal server error", 0},
+	ErrOverloaded:       {"overloaded", "server overloaded", ErrInternalServer},
+	ErrNotSent:          {"not_sent", "not sent", 0},
+	ErrCircuitOpen:      {"circuit_open", "circuit open", ErrNotSent},
+	ErrWaitTooLong:      {"wait_too_long", "wait too long", ErrNotSent},
+}
+
+// Error returns the class in words, such as "sturdy: rate limit reached".
+func (c Class) Error() string { return "sturdy: " + c.phrase() }
+
+// String returns the class's name in snake case, such as "rate_limit": a label
+// for metrics and logs. It is "none" for zero.
+func (c Class) String() string {
+	if int(c) >= len(classes) {
+		return "class(" + strconv.Itoa(int(c)) + ")"
+	}
+	return classes[c].label
+}
+
+// Is reports whether target is c or a class that c is a kind of.
+func (c Class) Is(target error) bool {
+	t, ok := target.(Class)
+	return ok && c.kindOf(t)
+}
+
+func (c Class) kindOf(t Class) bool {
+	for ; c != 0 && int(c) < len(classes); c = classes[c].parent {
+		if c == t {
+			return true
+		}
+	}
+	return false
+}
+
+func (c Class) phrase() string {
+	if int(c) >= len(classes) {
+		return c.String()
+	}
+	return classes[c].phrase
+}
+
+// An Error is a failed call: its class, and what is known of it. Find it in
+// what http.Client returned with errors.As, or make it of an answer with
+// [Check].
+//
+// Its fields hold no credential: where the server repeated one in its message,
+// it is replaced by "[redacted]".
+type Error struct {
+	Class      Class         // 0 if the failure is the caller's own doing
+	StatusCode int           // 0 if there was no response
+	Code       string        // the server's code, such as "insufficient_quota"
+	Type       string        // the server's type, such as "invalid_request_error"
+	Param      string        // the request's parameter that the server objects to
+	Message    string        // the server's words, at most 1 KiB
+	RequestID  string        // for the server's support desk; empty if it sent none
+	RetryAfter time.Duration // how long the server asked to wait, or until the circuit or the turn comes; 0 if unknown
+	Attempts   int           // how many times the request was sent; 0 if it was not
+	Time       time.Time     // when it failed
+	Err        error         // the cause, for errors.As; nil for an answer
+
+	cause     string    // Err's text without secrets; set with Err
+	again     again     // what the evidence says of sending it again
+	unsent    bool      // the server can not have seen the request
+	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
+}
+
+// again is what the evidence of a failure, beyond its class, says of sending
+// the request again.
+type again uint8
+
+const (
+	againByClass again = iota // nothing: the class decides
+	againNever                // the same request will fail again
+	againYes                  // the server says that it may be sent again
+)
+
+// Error returns one line. It has no credential, no URL and no control
+// character in it.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("sturdy: ")
+	// The class of a caller's own doing says less than its cause.
+	if e.Class != 0 || e.Err == nil {
+		b.WriteString(e.Class.phrase())
+	}
+	if e.StatusCode != 0 {
+		b.WriteString(" (")
+		b.WriteString(strconv.Itoa(e.StatusCode))
+		for _, s := range []string{e.Type, e.Code} {
+			if s != "" && s != strconv.Itoa(e.StatusCode) {
+				b.WriteString(" " + oneLine(s, 64))
+			}
+		}
+		b.WriteString(")")
+	}
+	if e.Message != "" {
+		b.WriteString(": " + oneLine(e.Message, maxMessage))
+	}
+	if cause := e.causeText(); cause != "" {
+		if b.Len() > len("sturdy: ") {
+			b.WriteString(": ")
+		}
+		b.WriteString(strings.TrimPrefix(cause, "sturdy: "))
+	}
+	if e.RetryAfter > 0 {
+		b.WriteString("; retry after " + e.RetryAfter.Round(time.Millisecond).String())
+	}
+	if e.Attempts > 1 {
+		b.WriteString("; sent " + strconv.Itoa(e.Attempts) + " times")
+	}
+	return b.String()
+}
+
+// causeText is the text of Err without secrets. An Error that somebody else
+// made has no request to tell which strings are secret: only what looks like
+// a credential is removed then.
+func (e *Error) causeText() string {
+	if e.Err == nil || e.cause != "" {
+		return e.cause
+	}
+	return causeText(e.Err, nil)
+}
+
+// Is reports whether target is the error's class, or one that it is a kind of.
+func (e *Error) Is(target error) bool { return e.Class.Is(target) }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether time ran out: an ErrTimeout, or a cause that says so.
+func (e *Error) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return e.Class == ErrTimeout || errors.As(e.Err, &t) && t.Timeout()
+}
+
+// Temporary reports the same as [Error.Retryable]: packages written for
+// net.Error ask it by this name.
+func (e *Error) Temporary() bool { return e.Retryable() }
+
+// Retryable reports whether sending the same request again later may help. It
+// does not say that it is safe: a request whose connection broke may have been
+// acted on.
+func (e *Error) Retryable() bool {
+	switch e.again {
+	case againNever:
+		return false
+	case againYes:
+		return true
+	}
+	switch e.Class {
+	case ErrConnection, ErrTimeout, ErrConflict, ErrRateLimit, ErrInternalServer, ErrOverloaded,
+		ErrNotSent, ErrCircuitOpen, ErrWaitTooLong:
+		return true
+	}
+	return false
+}
+
+// LogValue returns the error's fields as a group, without secrets.
+func (e *Error) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("class", e.Class.String()))
+	if e.StatusCode != 0 {
+		attrs = append(attrs, slog.Int("status", e.StatusCode))
+	}
+	for _, f := range [...]struct{ key, value string }{
+		{"code", e.Code}, {"type", e.Type}, {"param", e.Param}, {"message", e.Message},
+		{"request_id", e.RequestID}, {"cause", e.causeText()},
+	} {
+		if f.value != "" {
+			attrs = append(attrs, slog.String(f.key, oneLine(f.value, maxMessage)))
+		}
+	}
+	if e.RetryAfter != 0 {
+		attrs = append(attrs, slog.Duration("retry_after", e.RetryAfter))
+	}
+	if e.Attempts != 0 {
+		attrs = append(attrs, slog.Int("attempts", e.Attempts))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// refusal is the Error of a request that was not sent because of one of our
+// own layers, which says why in cause. It may be sent after wait.
+func refusal(c Class, wait time.Duration, cause error) *Error {
+	return &Error{Class: c, RetryAfter: wait, Time: time.Now(), Err: cause, unsent: true}
+}

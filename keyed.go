@@ -1,0 +1,165 @@
+package sturdy
+
+import (
+	"container/list"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// maxKeys is how many keys a layer remembers.
+const maxKeys = 1024
+
+// A key tells apart what is limited or fails by itself. Either the caller named
+// it, or it is made of where a request goes and on whose behalf.
+type key struct {
+	name         string
+	scheme, host string
+	credential   uint64 // a fingerprint; 0 for none
+}
+
+// String returns the key for display. Its fingerprint is worth nothing outside
+// this process.
+func (k key) String() string {
+	switch {
+	case k.host == "":
+		return k.name
+	case k.credential == 0:
+		return k.scheme + "://" + k.host
+	}
+	return fmt.Sprintf("%s://%s#%08x", k.scheme, k.host, uint32(k.credential)) //nolint:gosec // cut on purpose
+}
+
+// display is String if anybody is there to read it.
+func (k key) display(w watchers) string {
+	if !w.any() {
+		return ""
+	}
+	return k.String()
+}
+
+// originKey is the key of where req goes.
+func originKey(req *http.Request) key {
+	if req.URL == nil {
+		return key{}
+	}
+	host := strings.ToLower(req.URL.Host)
+	switch req.URL.Scheme {
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return key{scheme: req.URL.Scheme, host: host}
+}
+
+// keyed holds one state for each key, at most maxKeys of them. Those that are
+// idle and were not used for longest make room for new ones. One that is in
+// use, or not idle, stays: if there are maxKeys of these, a new one is
+// forgotten as soon as it is not in use.
+type keyed[S interface{ idle() bool }] struct {
+	mu      sync.Mutex
+	entries map[key]*entry[S]
+	order   list.List // of *entry[S], the longest unused first
+	secret  maphash.Seed
+}
+
+type entry[S any] struct {
+	key   key
+	state S
+	users int
+	place *list.Element
+}
+
+// use returns the entry of k, which stays until it is released.
+func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[k]
+	if e == nil {
+		if m.entries == nil {
+			m.entries = make(map[key]*entry[S])
+		}
+		e = &entry[S]{key: k, state: fresh()}
+		if len(m.entries) >= maxKeys {
+			m.evict()
+		}
+		m.entries[k] = e
+		e.place = m.order.PushBack(e)
+	} else {
+		m.order.MoveToBack(e.place)
+	}
+	e.users++
+	return e
+}
+
+func (m *keyed[S]) release(e *entry[S]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.users--
+	if e.users == 0 && len(m.entries) > maxKeys && !m.evict() {
+		m.remove(e)
+	}
+}
+
+// shared reports whether others use e at the same time.
+func (m *keyed[S]) shared(e *entry[S]) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return e.users > 1
+}
+
+// evict makes room, if anything idle is there. What it passes by goes to the
+// end of the order, so that the next search does not meet it first.
+func (m *keyed[S]) evict() bool {
+	for range m.order.Len() {
+		front := m.order.Front()
+		e, _ := front.Value.(*entry[S])
+		if e.users == 0 && e.state.idle() {
+			m.remove(e)
+			return true
+		}
+		m.order.MoveToBack(front)
+	}
+	return false
+}
+
+func (m *keyed[S]) remove(e *entry[S]) {
+	m.order.Remove(e.place)
+	delete(m.entries, e.key)
+}
+
+// fingerprint tells credentials apart without keeping them: a hash with a seed
+// that never leaves the process.
+func (m *keyed[S]) fingerprint(credential string) uint64 {
+	m.mu.Lock()
+	if m.secret == (maphash.Seed{}) {
+		m.secret = maphash.MakeSeed()
+	}
+	seed := m.secret
+	m.mu.Unlock()
+	return maphash.String(seed, credential)
+}
+
+// credentialOf returns what a server tells callers apart by, where req has it.
+func credentialOf(req *http.Request) string {
+	for _, name := range [...]string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
+		if v := req.Header[name]; len(v) > 0 && v[0] != "" {
+			return v[0]
+		}
+	}
+	if req.URL == nil {
+		return ""
+	}
+	if req.URL.User != nil {
+		return req.URL.User.String()
+	}
+	for part := range strings.SplitSeq(req.URL.RawQuery, "&") {
+		if v, ok := strings.CutPrefix(part, "key="); ok {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,115 @@
+package sturdy
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+type fakeState struct{ busy bool }
+
+func (s *fakeState) idle() bool { return !s.busy }
+
+func newFake() *fakeState { return &fakeState{} }
+
+func TestTheLongestUnusedKeyMakesRoom(t *testing.T) {
+	var m keyed[*fakeState]
+	for i := range maxKeys {
+		m.release(m.use(key{name: fmt.Sprint(i)}, newFake))
+	}
+	m.release(m.use(key{name: "0"}, newFake)) // no longer the longest unused
+	m.release(m.use(key{name: "new"}, newFake))
+	assert.Len(t, m.entries, maxKeys)
+	assert.Contains(t, m.entries, key{name: "0"})
+	assert.NotContains(t, m.entries, key{name: "1"})
+}
+
+func TestAKeyInUseOrBusyStays(t *testing.T) {
+	var m keyed[*fakeState]
+	inUse := m.use(key{name: "in use"}, newFake)
+	m.use(key{name: "busy"}, newFake).state.busy = true
+	m.release(m.entries[key{name: "busy"}])
+	for i := range 10 * maxKeys {
+		m.release(m.use(key{name: fmt.Sprint(i)}, newFake))
+	}
+	assert.Len(t, m.entries, maxKeys)
+	assert.Same(t, inUse, m.entries[key{name: "in use"}])
+	assert.True(t, m.entries[key{name: "busy"}].state.busy)
+	assert.Equal(t, m.order.Len(), len(m.entries))
+}
+
+func TestKeysAreBoundedEvenIfAllAreBusy(t *testing.T) {
+	var m keyed[*fakeState]
+	for i := range 2 * maxKeys {
+		e := m.use(key{name: fmt.Sprint(i)}, newFake)
+		e.state.busy = true
+		m.release(e)
+	}
+	assert.Len(t, m.entries, maxKeys)
+	assert.Contains(t, m.entries, key{name: "0"}, "the first to be busy are kept")
+}
+
+func TestManyKeysAtOnce(t *testing.T) {
+	var m keyed[*fakeState]
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			for j := range 200 {
+				e := m.use(key{name: fmt.Sprint(i * j % 2000)}, newFake)
+				m.release(e)
+			}
+		})
+	}
+	wg.Wait()
+	assert.LessOrEqual(t, len(m.entries), maxKeys)
+	for _, e := range m.entries {
+		assert.Zero(t, e.users)
+	}
+}
+
+func TestTheKeyOfARequest(t *testing.T) {
+	of := func(l *RateLimit, rawURL string, header ...string) key {
+		req, err := http.NewRequest(http.MethodGet, rawURL, http.NoBody) //nolint:noctx // is not sent
+		require.NoError(t, err)
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		return l.keyOf(req)
+	}
+	l := &RateLimit{}
+	a := of(l, "https://API.example.com:443/v1?x=1")
+	assert.Equal(t, a, of(l, "https://api.example.com/v2"), "case, default port and path do not matter")
+	assert.Equal(t, "https://api.example.com", a.String())
+	assert.NotEqual(t, a, of(l, "http://api.example.com/"))
+	assert.NotEqual(t, a, of(l, "https://api.example.com:8443/"))
+	for _, header := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key"} {
+		one, two := of(l, "https://api.example.com/", header, "secret-1"), of(l, "https://api.example.com/", header, "secret-2")
+		assert.NotEqual(t, one, two)
+		assert.NotEqual(t, a, one)
+		assert.Equal(t, one, of(l, "https://api.example.com/", header, "secret-1"))
+		assert.NotContains(t, fmt.Sprintf("%+v %s", one, one), "secret")
+		assert.NotEqual(t, one, of(&RateLimit{}, "https://api.example.com/", header, "secret-1"), "a fingerprint is worth nothing elsewhere")
+	}
+	assert.NotEqual(t, of(l, "https://h/?key=a"), of(l, "https://h/?key=b"))
+	assert.NotEqual(t, of(l, "https://u:a@h/"), of(l, "https://u:b@h/"))
+}
+
+func TestAPausedGateIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := (&RateLimit{Limit: 10, Burst: 2}).newGate()
+		assert.True(t, g.idle())
+		g.pause(time.Second, 0, false)
+		assert.False(t, g.idle())
+		time.Sleep(2 * time.Second)
+		assert.True(t, g.idle(), "its bucket is full again")
+		_, _, err := g.enter(get(t), 0)
+		require.NoError(t, err)
+		assert.False(t, g.idle(), "a new one would have a full bucket")
+	})
+}

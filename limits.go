@@ -1,0 +1,482 @@
+package sturdy
+
+import (
+	"cmp"
+	"math"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dunglas/httpsfv"
+)
+
+// A Bucket is one limit of a server, as the headers of one response describe
+// it. A server may have many: of requests and of tokens, by minute and by day.
+//
+// Zero is not unknown: a Remaining of 0 says that nothing is left, a Reset of 0
+// that the wait is over. What the server did not say, or said in words that are
+// not understood, is -1.
+type Bucket struct {
+	// Name is what the server calls the limit: what its header's name has
+	// besides "RateLimit", in lower case ("requests", "tokens-minute"), what
+	// GitHub calls a resource ("core"), or an IETF policy's name ("burst"). It
+	// is empty if the server gave it none.
+	Name string
+
+	// Unit is what the limit counts: "requests", "tokens", "input-tokens",
+	// "output-tokens", or an IETF policy's unit, such as "content-bytes". It is
+	// empty if unknown.
+	Unit string
+
+	Limit     int64 // units in a full bucket, 0 or more; -1 if unknown
+	Remaining int64 // units left, 0 or more; -1 if unknown
+
+	// Reset is how long after the response there will be units again, 0 or
+	// more; -1 if unknown. With most servers the next window begins then. With
+	// OpenAI the bucket, which fills little by little, will be full, and the
+	// next request need not wait so long.
+	Reset time.Duration
+
+	Window time.Duration // the time that Limit is for, a month being 30 days; 0 if unknown
+}
+
+// maxLimits is how many limits of a header are read: more than a server has, so
+// that one that sends a million of them is soon done with.
+const maxLimits = 64
+
+// ParseLimits returns the limits that the headers of a response describe. Those
+// of which nothing is known are left out; nil means that there are none.
+//
+// Now is when the response was made: by its own Date, where it has one, so that
+// the clocks of client and server need not agree.
+//
+// It understands draft-ietf-httpapi-ratelimit-headers-10 and the drafts before
+// it, and every header with "RateLimit" and one of "Limit", "Remaining" and
+// "Reset" in its name: those of OpenAI, Azure, Anthropic, Groq, Mistral,
+// Cerebras, OpenRouter, GitHub, Discord and others. The IETF's policies come
+// first, in the server's order, then the other limits, by their headers' names.
+func ParseLimits(h http.Header, now time.Time) []Bucket {
+	buckets := parseItems(h["Ratelimit-Policy"])
+	for _, b := range parseServiceLimits(h["Ratelimit"]) {
+		buckets = merge(buckets, b)
+	}
+	var space [4]headerLimit // on the stack, and enough for most responses
+	for _, l := range readLimits(space[:0], h, now) {
+		buckets = merge(append(buckets, l.policies...), l.Bucket)
+	}
+	return buckets
+}
+
+// merge adds b to buckets, or to the policy among them whose state it is: that
+// of the same name, or, in the drafts before 08, where they have none, of the
+// same limit, unless its window is over before b resets.
+func merge(buckets []Bucket, b Bucket) []Bucket {
+	if !b.known() {
+		return buckets
+	}
+	for i := range buckets {
+		p := &buckets[i]
+		byName := b.Name != "" && b.Limit < 0
+		byLimit := b.Limit == p.Limit && (p.Window == 0 || b.Reset <= p.Window)
+		if p.Name == b.Name && p.Remaining < 0 && p.Reset < 0 && (byName || byLimit) {
+			p.Remaining, p.Reset = b.Remaining, b.Reset
+			return buckets
+		}
+	}
+	return append(buckets, b)
+}
+
+func (b Bucket) known() bool { return b.Limit >= 0 || b.Remaining >= 0 || b.Reset >= 0 }
+
+// A headerLimit is a limit that headers describe together: those whose names
+// differ in no more than the word that tells what the value is.
+type headerLimit struct {
+	prefix, name string // of "X-Ratelimit-Limit-Requests": "X-" and "Requests"
+	Bucket
+	policies []Bucket // that came with its limit
+}
+
+// readLimits appends the limits of all headers but the IETF's. Of two headers
+// that say the same, the better one sorts last, and counts:
+// X-RateLimit-Reset-After needs no clock, and x-rate-limit-reset-tokens is how
+// Azure misspells it.
+func readLimits(limits []headerLimit, h http.Header, now time.Time) []headerLimit {
+	var space [12]string
+	keys := space[:0]
+	for key, values := range h {
+		if strings.Contains(key, "Rate") && len(values) > 0 {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		prefix, name, word := splitLimitKey(key)
+		if word == "" {
+			continue
+		}
+		i := slices.IndexFunc(limits, func(l headerLimit) bool { return l.prefix == prefix && l.name == name })
+		if i < 0 {
+			i = len(limits)
+			if i == maxLimits {
+				break
+			}
+			limits = append(limits, newHeaderLimit(prefix, name))
+		}
+		limits[i].read(word, textproto.TrimString(h[key][0]), now)
+	}
+	return limits
+}
+
+func newHeaderLimit(prefix, name string) headerLimit {
+	lower := strings.ToLower(name)
+	counted, window := cutWindow(lower)
+	b := Bucket{Name: lower, Unit: unitOf(counted), Limit: -1, Remaining: -1, Reset: -1, Window: window}
+	return headerLimit{prefix: prefix, name: name, Bucket: b}
+}
+
+// limitWords tell, in a header's name, what its value is. A longer word comes
+// before the one that it begins with.
+var limitWords = [...]string{"-Limit", "-Remaining", "-Reset-After", "-Reset", "-Resource"}
+
+// splitLimitKey takes the canonical name of a header apart, and returns no word
+// if it does not tell of a limit. The word comes before the limit's name with
+// OpenAI, and after it with Anthropic.
+func splitLimitKey(key string) (prefix, name, word string) {
+	prefix, rest, ok := strings.Cut(key, "Ratelimit")
+	if !ok {
+		prefix, rest, _ = strings.Cut(key, "Rate-Limit")
+	}
+	for _, word := range limitWords {
+		for _, cut := range [...]func(s, word string) (string, bool){strings.CutPrefix, strings.CutSuffix} {
+			if name, ok := cut(rest, word); ok && (name == "" || name[0] == '-') {
+				return prefix, strings.TrimPrefix(name, "-"), word
+			}
+		}
+	}
+	return "", "", ""
+}
+
+// read takes in a header's value, unless it is not understood.
+func (l *headerLimit) read(word, value string, now time.Time) {
+	switch word {
+	case "-Limit":
+		if n, more := parseLimit(value); n >= 0 {
+			l.Limit, l.policies = n, more
+		}
+	case "-Remaining":
+		if n := parseCount(value); n >= 0 {
+			l.Remaining = n
+		}
+	case "-Reset-After", "-Reset":
+		if d := parseReset(value, now); d >= 0 {
+			l.Reset = d
+		}
+	case "-Resource":
+		l.Name = cmp.Or(value, l.Name)
+	}
+}
+
+// cutWindow cuts the window, if there is one, off a limit's name: that of
+// "requests-day" is a day, that of "unified-5h" 5 hours.
+func cutWindow(name string) (counted string, window time.Duration) {
+	i := strings.LastIndexByte(name, '-')
+	last := name[i+1:]
+	window, rest, ok := scanDuration(last)
+	if !ok || rest != "" {
+		window = timeUnits[last]
+	}
+	if window == 0 {
+		return name, 0
+	}
+	return name[:max(i, 0)], window
+}
+
+// unitOf tells from a limit's name what it counts: requests, if it has none.
+func unitOf(counted string) string {
+	switch {
+	case counted == "" || strings.Contains(counted, "req"):
+		return "requests"
+	case !strings.Contains(counted, "token"):
+		return ""
+	case strings.Contains(counted, "input"):
+		return "input-tokens"
+	case strings.Contains(counted, "output"):
+		return "output-tokens"
+	}
+	return "tokens"
+}
+
+// parseLimit reads "100", or "100, 100;w=60, 5000;w=3600": a limit and the
+// policies that it is one of, as draft-ietf-httpapi-ratelimit-headers-03 has
+// it. A comma without a policy after it can be anything, as in "30,000".
+func parseLimit(s string) (limit int64, policies []Bucket) {
+	s, list, ok := strings.Cut(s, ",")
+	if ok {
+		if policies = parseItems([]string{list}); policies == nil {
+			return -1, nil
+		}
+	}
+	return parseCount(textproto.TrimString(s)), policies
+}
+
+// parseServiceLimits reads the RateLimit field: a list of items, or, in
+// draft-ietf-httpapi-ratelimit-headers-07, a dictionary such as "limit=100,
+// remaining=50, reset=30".
+func parseServiceLimits(values []string) []Bucket {
+	if buckets := parseItems(values); buckets != nil || len(values) == 0 {
+		return buckets
+	}
+	d, err := httpsfv.UnmarshalDictionary(values)
+	if err != nil {
+		return nil
+	}
+	get := func(key string) int64 {
+		m, _ := d.Get(key)
+		item, _ := m.(httpsfv.Item)
+		return natural(item.Value)
+	}
+	return []Bucket{{Unit: "requests", Limit: get("limit"), Remaining: get("remaining"), Reset: seconds(get("reset"))}}
+}
+
+// parseItems reads a list (RFC 9651, section 3.1) of policies, from the
+// RateLimit-Policy field ("burst";q=100;w=60), or of their states, from the
+// RateLimit field ("burst";r=50;t=30): no parameter means one thing here and
+// another there. In the drafts before 08 a policy is a number (100;w=60) and
+// has no name. A malformed list is ignored, also what is well formed in it.
+func parseItems(values []string) (buckets []Bucket) {
+	if len(values) == 0 {
+		return nil // and nothing allocated
+	}
+	list, _ := httpsfv.UnmarshalList(values)
+	for _, m := range list {
+		item, ok := m.(httpsfv.Item)
+		if !ok {
+			continue
+		}
+		get := func(key string) int64 {
+			v, _ := item.Params.Get(key)
+			return natural(v)
+		}
+		b := Bucket{
+			Unit:      "requests", // the draft's default
+			Limit:     get("q"),
+			Remaining: get("r"),
+			Reset:     seconds(get("t")),
+			Window:    max(seconds(get("w")), 0),
+		}
+		if unit, ok := item.Params.Get("qu"); ok {
+			b.Unit, _ = unit.(string)
+		}
+		switch v := item.Value.(type) {
+		case string:
+			b.Name = v
+		case httpsfv.Token:
+			b.Name = string(v)
+		case int64:
+			if b.Window > 0 {
+				b.Limit = natural(v)
+			}
+		}
+		if b.known() && len(buckets) < maxLimits {
+			buckets = append(buckets, b)
+		}
+	}
+	return buckets
+}
+
+// natural returns the bare item v if it is an integer of 0 or more, else -1.
+func natural(v any) int64 {
+	if n, ok := v.(int64); ok && n >= 0 {
+		return n
+	}
+	return -1
+}
+
+// seconds returns n seconds, or -1 if n is negative.
+func seconds(n int64) time.Duration {
+	if n < 0 {
+		return -1
+	}
+	return saturate(float64(n) * float64(time.Second))
+}
+
+// parseCount returns -1 for what is not a number.
+func parseCount(s string) int64 {
+	f, rest, ok := scanNumber(s)
+	if !ok || rest != "" {
+		return -1
+	}
+	return int64(saturate(math.Floor(f)))
+}
+
+// parseReset reads how long after now a limit resets, and returns -1 for what
+// is neither a number, nor a duration such as "6m0s", nor a date of RFC 3339. A
+// number tells by its size what it is: the smallest are seconds from now, the
+// larger ones seconds since 1970, and the largest milliseconds since 1970.
+func parseReset(s string, now time.Time) time.Duration {
+	if f, rest, ok := scanNumber(s); ok && rest == "" {
+		switch {
+		case f > 1e12:
+			return until(time.UnixMilli(int64(saturate(f))), now)
+		case f > 1e9:
+			whole, frac := math.Modf(f)
+			return until(time.Unix(int64(whole), int64(frac*1e9)), now)
+		}
+		return saturate(f * float64(time.Second))
+	}
+	if d, rest, ok := scanDuration(s); ok && rest == "" {
+		return d
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return until(t, now)
+	}
+	return -1
+}
+
+// until returns the time from now to t, and 0 if t is past.
+func until(t, now time.Time) time.Duration { return max(t.Sub(now), 0) }
+
+// exhaustedReset returns how long it takes, as far as is known, until no bucket
+// is empty.
+func exhaustedReset(buckets []Bucket) (d time.Duration, ok bool) {
+	for _, b := range buckets {
+		if b.Remaining == 0 {
+			d = max(d, b.Reset)
+		}
+	}
+	return d, d > 0
+}
+
+// retryAfter returns how long the server asked to wait: the first wait that is
+// found in Azure's headers, which are in milliseconds, and in Retry-After. A
+// wait of no time is none. One that no Duration can hold is math.MaxInt64.
+func retryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
+	get := func(key string) string { return textproto.TrimString(h.Get(key)) }
+	for _, key := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
+		if d, ok := parseWait(get(key), time.Millisecond); ok {
+			return d, true
+		}
+	}
+	if d, ok := parseWait(get("Retry-After"), time.Second); ok {
+		return d, true
+	}
+	if t, ok := parseHTTPDate(get("Retry-After")); ok {
+		if date, ok := parseHTTPDate(get("Date")); ok {
+			now = date // of the same clock
+		}
+		d = until(t, now)
+	}
+	return d, d > 0
+}
+
+// parseWait reads how many units to wait: more than none.
+func parseWait(s string, unit time.Duration) (time.Duration, bool) {
+	f, rest, ok := scanNumber(s)
+	d := saturate(f * float64(unit))
+	if !ok || rest != "" || d == 0 {
+		return 0, false
+	}
+	return d, true
+}
+
+// parseHTTPDate reads a date in any of the three forms of RFC 9110, section
+// 5.6.7, and forgives "UTC" for "GMT". Unlike http.ParseTime it does not take
+// any other zone for GMT.
+func parseHTTPDate(s string) (t time.Time, ok bool) {
+	if local, ok := strings.CutSuffix(s, " UTC"); ok {
+		s = local + " GMT"
+	}
+	for _, layout := range [...]string{http.TimeFormat, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, true
+		}
+	}
+	return t, false
+}
+
+// retryAfterText returns the wait that a message asks for in words, such as
+// "Please try again in 1m0.36s."
+func retryAfterText(message string) (time.Duration, bool) {
+	message = strings.ToLower(message)
+	for _, phrase := range [...]string{"try again in ", "try again after ", "retry in ", "retry after ", "wait "} {
+		before, rest, ok := strings.Cut(message, phrase)
+		for ; ok; before, rest, ok = strings.Cut(rest, phrase) {
+			last, _ := utf8.DecodeLastRuneInString(before)
+			d, after, ok := scanDuration(rest)
+			// Neither "await 5s" nor "wait 5s6".
+			if ok && d > 0 && !unicode.IsLetter(last) && strings.IndexAny(after, "_0123456789") != 0 {
+				return d, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// protobufDuration reads a google.protobuf.Duration as JSON has it, such as
+// "47.434392449s". Zero is no wait.
+func protobufDuration(s string) (time.Duration, bool) {
+	n, ok := strings.CutSuffix(s, "s")
+	if !ok {
+		return 0, false
+	}
+	return parseWait(n, time.Second)
+}
+
+// timeUnits are the units of time in headers, their names and messages.
+var timeUnits = map[string]time.Duration{
+	"µs": time.Microsecond, // U+00B5, as time.Duration has it
+	"ms": time.Millisecond, "millisecond": time.Millisecond, "milliseconds": time.Millisecond,
+	"s": time.Second, "second": time.Second, "seconds": time.Second,
+	"m": time.Minute, "minute": time.Minute, "minutes": time.Minute,
+	"h": time.Hour, "hour": time.Hour, "hours": time.Hour,
+	"d": 24 * time.Hour, "day": 24 * time.Hour, "days": 24 * time.Hour,
+	"month": 30 * 24 * time.Hour,
+}
+
+// scanDuration reads the duration that s begins with, such as "1m0.36s" or "1
+// hour 5 minutes", and returns what comes after it.
+func scanDuration(s string) (d time.Duration, rest string, ok bool) {
+	total := 0.
+	for {
+		f, after, isNumber := scanNumber(strings.TrimLeft(s, " "))
+		after = strings.TrimLeft(after, " ")
+		rest := strings.TrimLeftFunc(after, unicode.IsLetter)
+		unit := timeUnits[after[:len(after)-len(rest)]]
+		if !isNumber || unit == 0 {
+			return saturate(total), s, ok
+		}
+		total += f * float64(unit)
+		s, ok = rest, true
+	}
+}
+
+// scanNumber reads the decimal number that s begins with, and returns what
+// comes after it. There are digits in it and perhaps one point between them,
+// but no sign, no exponent and nothing else that strconv.ParseFloat takes.
+func scanNumber(s string) (f float64, rest string, ok bool) {
+	const digits = "0123456789"
+	rest = strings.TrimLeft(s, digits)
+	if rest == s {
+		return 0, s, false
+	}
+	if frac, ok := strings.CutPrefix(rest, "."); ok {
+		if after := strings.TrimLeft(frac, digits); after != frac {
+			rest = after
+		}
+	}
+	f, _ = strconv.ParseFloat(s[:len(s)-len(rest)], 64) // too large a number is +Inf
+	return f, rest, true
+}
+
+// saturate returns f nanoseconds, or the longest Duration if that is shorter.
+func saturate(f float64) time.Duration {
+	if f >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return time.Duration(math.Round(f))
+}

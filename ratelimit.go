@@ -1,0 +1,185 @@
+package sturdy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// RateLimit is a layer that paces requests. Those that share a key, by default
+// a host and a credential, leave in the order of their arrival, as fast as
+// Limit allows. If the server answers one of them with 429, or with 503 and a
+// Retry-After, nobody with that key is sent before the time that it asks for,
+// and afterwards they leave one by one, at the rate that the server was seen to
+// take.
+//
+// A request whose turn would come after its deadline, or after MaxWait, is
+// refused at once with an [ErrWaitTooLong]; RetryAfter says when its turn would
+// have been.
+//
+// The zero value has no limit of its own and obeys the server's.
+//
+//	client := &http.Client{Transport: &sturdy.RateLimit{
+//		Limit: 50, // requests per second
+//		Burst: 10,
+//	}}
+type RateLimit struct {
+	Base    http.RoundTripper            // sends the requests; nil means http.DefaultTransport
+	Limit   rate.Limit                   // requests per second for each key, a ceiling; zero or negative means none
+	Burst   int                          // requests that may leave at once; zero means 1
+	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
+	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m for a server's pause where there is none
+	Fixed   bool                         // do not learn a rate from refusals: wait as told, no more
+	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credential
+	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
+
+	gates keyed[*gate]
+}
+
+// A Limiter says when n more requests may be sent: it waits until then, or
+// returns an error if that is not before the context ends. A *rate.Limiter is
+// one.
+type Limiter interface {
+	WaitN(ctx context.Context, n int) error
+}
+
+// RoundTrip sends req when its turn has come.
+func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
+	return l.send(req, baseOf(l.Base), nil)
+}
+
+// CloseIdleConnections closes those of Base.
+func (l *RateLimit) CloseIdleConnections() { closeIdle(l.Base) }
+
+func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
+	passed := false
+	defer func() {
+		if !passed {
+			closeBody(req)
+		}
+	}()
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	entry := l.gates.use(l.keyOf(req), l.newGate)
+	defer l.gates.release(entry)
+	w := watchers{l.Observe, watch}
+
+	epoch, err := l.wait(req, entry, w)
+	if err != nil {
+		return nil, err
+	}
+	passed = true
+	resp, err := send(next, req)
+	l.learn(req, entry, epoch, judge(req, resp, err), w)
+	return resp, err
+}
+
+func (l *RateLimit) check() error {
+	switch {
+	case l.Limit != l.Limit: // NaN
+		return errors.New("sturdy: RateLimit.Limit is not a number")
+	case l.Burst < 0:
+		return fmt.Errorf("sturdy: RateLimit.Burst is negative: %d", l.Burst)
+	case l.Limiter != nil && (l.Limit > 0 || l.Burst > 0):
+		return errors.New("sturdy: RateLimit.Limiter is set, and so is Limit or Burst")
+	case l.Burst > 0 && l.Limit <= 0:
+		return errors.New("sturdy: RateLimit.Burst is set without RateLimit.Limit")
+	}
+	return nil
+}
+
+func (l *RateLimit) keyOf(req *http.Request) key {
+	if l.Key != nil {
+		return key{name: l.Key(req)}
+	}
+	k := originKey(req)
+	if credential := credentialOf(req); credential != "" {
+		k.credential = l.gates.fingerprint(credential)
+	}
+	return k
+}
+
+func (l *RateLimit) newGate() *gate {
+	if l.Limit <= 0 {
+		return newGate(rate.Inf, 1)
+	}
+	return newGate(l.Limit, max(l.Burst, 1))
+}
+
+// wait returns when it is req's turn. A Limiter of the caller's is asked first:
+// a pause may begin while that waits.
+func (l *RateLimit) wait(req *http.Request, entry *entry[*gate], w watchers) (epoch int, err error) {
+	var limited time.Duration
+	if l.Limiter != nil {
+		limited, err = l.waitLimiter(req)
+	}
+	var waited time.Duration
+	if err == nil {
+		waited, epoch, err = entry.state.enter(req, l.MaxWait)
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		w.see(req, Event{Kind: EventRefuse, Key: entry.key.display(w), Err: e})
+	}
+	if waited += limited; err == nil && waited > 0 {
+		w.see(req, Event{Kind: EventWait, Key: entry.key.display(w), Wait: waited})
+	}
+	return epoch, err
+}
+
+func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	if l.MaxWait > 0 {
+		ctx, cancel = context.WithTimeout(ctx, l.MaxWait)
+		defer cancel()
+	}
+	if old := cancelled(req); old != nil {
+		go func() {
+			select {
+			case <-old:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	began := time.Now()
+	err := l.Limiter.WaitN(ctx, 1)
+	if end := gone(req); end != nil {
+		return 0, end
+	}
+	if err != nil {
+		return 0, refusal(ErrWaitTooLong, 0, fmt.Errorf("sturdy: RateLimit.Limiter: %w", err))
+	}
+	return time.Since(began), nil
+}
+
+// learn takes in what became of a request.
+func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *Error, w watchers) {
+	g := entry.state
+	switch {
+	case e == nil:
+		g.taken()
+	case e.StatusCode == 0: // no answer says nothing of a limit
+	case e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0:
+		// One alone needs no pace, the pause is enough.
+		learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
+		until := g.pause(e.RetryAfter, epoch, learn)
+		if e.RetryAfter > 0 {
+			e.notBefore = until
+			w.see(req, Event{Kind: EventPause, Key: entry.key.display(w), Wait: e.RetryAfter, Err: e})
+		}
+	default:
+		g.taken()
+	}
+}
+
+// tooLong is the refusal of a request whose turn would come after wait.
+func tooLong(wait time.Duration) *Error {
+	return refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w",
+		wait.Round(time.Millisecond), context.DeadlineExceeded))
+}

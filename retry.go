@@ -1,0 +1,260 @@
+package sturdy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"time"
+)
+
+// Retry is a layer that sends a request again if that is worth it and safe.
+//
+// It is worth it if the failure is one that passes: see [Error.Retryable]. It
+// is safe if the server cannot have acted on the last attempt, because nothing
+// of it was written, or if acting twice does no harm: the method is idempotent
+// (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
+// Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
+// 502, 503 or 504, and any that says that the server is overloaded, says itself
+// that the request may be sent again, whatever its method. A request whose body
+// cannot be had again with GetBody is sent once.
+//
+// Between two attempts it waits as long as the server asks for, or else a
+// random part of a delay that doubles each time (exponential backoff with full
+// jitter). A wait that would not end before the caller's deadline is not begun.
+//
+// The caller sees the last answer as it came, whatever its status. If no
+// answer came, it sees the base's own error after one attempt, and an *[Error]
+// around it after more. The end of the caller's context is never wrapped.
+//
+// The zero value is ready to use. Within another Retry it sends once: the outer
+// one owns the retries.
+//
+//	client := &http.Client{Transport: &sturdy.Retry{
+//		Attempts:   3,
+//		MaxElapsed: time.Minute,
+//	}}
+type Retry struct {
+	Base          http.RoundTripper            // sends the requests; nil means http.DefaultTransport
+	Attempts      int                          // in all; zero means 5, negative means 1
+	MinDelay      time.Duration                // the first delay, before jitter; zero means 500ms, negative means none but the server's
+	MaxDelay      time.Duration                // the longest delay, before jitter; zero or negative means 20s
+	MaxRetryAfter time.Duration                // a server that asks for more is not waited for; zero means 2m, negative means that none is
+	MaxElapsed    time.Duration                // no attempt begins later than this after the first; zero or negative means the context's deadline alone
+	ReplayUnsafe  bool                         // send POST and PATCH again even where the server may have acted on the last one
+	Observe       func(context.Context, Event) // is told of retries and of giving up; nil means nobody watches
+}
+
+// RoundTrip sends req, again where that is worth it and safe.
+func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
+	return r.send(req, baseOf(r.Base), nil)
+}
+
+// CloseIdleConnections closes those of Base.
+func (r *Retry) CloseIdleConnections() { closeIdle(r.Base) }
+
+// result is what became of one attempt: a response or an error, and the verdict
+// on it.
+type result struct {
+	resp *http.Response
+	err  error
+	e    *Error
+}
+
+func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
+	if err := r.check(); err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	if callOf(req) != nil {
+		return send(next, req)
+	}
+	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL}
+	defer c.over.Store(true)
+	w := watchers{r.Observe, watch}
+
+	attempt := req.WithContext(c)
+	var in, last result // in hand, and given up before
+	defer func() {
+		if in.resp != nil {
+			in.resp.Body.Close()
+		}
+	}()
+	handBack := func(r result, n int) (*http.Response, error) {
+		in.resp = nil
+		return r.final(n)
+	}
+	for n := 1; ; n++ {
+		c.attempt.Store(int32(n)) //nolint:gosec // at most Attempts
+		in.resp, in.err = send(next, attempt)
+		if in.e = judge(attempt, in.resp, in.err); in.e == nil {
+			return handBack(in, n)
+		}
+		if in.e.Class.kindOf(ErrNotSent) {
+			in.e.Attempts = n - 1
+			if last.whole() {
+				return handBack(last, n-1) // our own layers will not send it again: the answer stands
+			}
+			return handBack(in, n-1)
+		}
+		in.e.Attempts = n
+		wait, again := r.next(req, in.e, c.began)
+		if !again {
+			if in.e.Retryable() {
+				w.see(attempt, Event{Kind: EventGiveUp, Err: in.e})
+			}
+			return handBack(in, n)
+		}
+		w.see(attempt, Event{Kind: EventRetry, Wait: wait, Err: in.e})
+		another, err := fresh(attempt)
+		if err != nil {
+			return handBack(in, n) // says more than that its request cannot be repeated
+		}
+		attempt = another
+		last, in.resp = in, nil
+		drained := last.giveUp()
+		if err := sleep(req, wait); err != nil {
+			closeBody(attempt)
+			return nil, err
+		}
+		<-drained
+	}
+}
+
+func (r *Retry) check() error {
+	if r.MinDelay > 0 && r.MaxDelay > 0 && r.MinDelay > r.MaxDelay {
+		return fmt.Errorf("sturdy: Retry.MinDelay is more than Retry.MaxDelay: %v, %v", r.MinDelay, r.MaxDelay)
+	}
+	return nil
+}
+
+// next decides whether another attempt follows the one that failed with e, and
+// how long to wait for it.
+func (r *Retry) next(req *http.Request, e *Error, began time.Time) (wait time.Duration, again bool) {
+	if e.Attempts >= max(cmp.Or(r.Attempts, 5), 1) || !e.Retryable() || !replayable(req) || !r.safe(req, e) {
+		return 0, false
+	}
+	ceiling := r.ceiling(e.Attempts)
+	wait = jitter(ceiling)
+	if e.RetryAfter > 0 {
+		if e.RetryAfter > cmp.Or(r.MaxRetryAfter, 2*time.Minute) {
+			return 0, false
+		}
+		// Never less than the server asks for, and a little more, lest all who
+		// were told the same come back together.
+		wait = saturated(e.RetryAfter, jitter(min(ceiling, e.RetryAfter/10)))
+	}
+	ready := wait
+	if !e.notBefore.IsZero() {
+		// RateLimit holds the request, in its place among the others.
+		wait, ready = 0, time.Until(e.notBefore)
+	}
+	if tooLate(req, ready) {
+		return 0, false
+	}
+	if r.MaxElapsed > 0 && time.Since(began)+ready > r.MaxElapsed {
+		return 0, false
+	}
+	return wait, true
+}
+
+// safe reports whether sending req again does no harm, whatever the server made
+// of it the last time.
+func (r *Retry) safe(req *http.Request, e *Error) bool {
+	if r.ReplayUnsafe || e.unsent || idempotent(req) {
+		return true
+	}
+	switch e.StatusCode {
+	case 0:
+		return false
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return e.again == againYes || e.Class == ErrRateLimit || e.Class == ErrOverloaded
+}
+
+// idempotent reports whether req may be acted on twice: by its method, or by
+// the header that net/http asks for too.
+func idempotent(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	_, key := req.Header["Idempotency-Key"]
+	_, xkey := req.Header["X-Idempotency-Key"]
+	return key || xkey
+}
+
+// ceiling is the most that is waited after the nth attempt, if the server names
+// no time.
+func (r *Retry) ceiling(n int) time.Duration {
+	if r.MinDelay < 0 {
+		return 0
+	}
+	longest := r.MaxDelay
+	if longest <= 0 {
+		longest = max(20*time.Second, r.MinDelay)
+	}
+	// In floating point, so that no number of attempts overflows.
+	d := float64(cmp.Or(r.MinDelay, 500*time.Millisecond)) * math.Exp2(float64(n-1))
+	return time.Duration(min(d, float64(longest)))
+}
+
+// jitter returns a random part of d. With the whole range ("full jitter"),
+// clients that failed together come back apart, and send least in all:
+// https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d) //nolint:gosec // spreads load, guards nothing
+}
+
+func saturated(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// giveUp lets go of an attempt's response: the channel is closed when its
+// connection can be used again. What was read of it remains in hand, if that
+// is all of it.
+func (l *result) giveUp() <-chan struct{} {
+	if l.resp == nil {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	body := l.resp.Body
+	if p, ok := body.(*peeked); ok {
+		if ahead, whole := p.bytes(); whole {
+			l.resp.Body = io.NopCloser(bytes.NewReader(ahead))
+			return discard(body)
+		}
+	}
+	l.resp.Body = nil
+	return discard(body)
+}
+
+// whole reports whether the result can still be handed back after giveUp.
+func (l *result) whole() bool {
+	return l.e != nil && (l.err != nil || l.resp != nil && l.resp.Body != nil)
+}
+
+// final is the result as the caller of RoundTrip gets it, after n attempts.
+func (l *result) final(n int) (*http.Response, error) {
+	if l.err == nil || n <= 1 || l.e.Class == 0 {
+		return l.resp, l.err
+	}
+	if _, ok := errors.AsType[*Error](l.err); ok {
+		return nil, l.err
+	}
+	return nil, l.e
+}

@@ -1,0 +1,67 @@
+package sturdy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+)
+
+// Transport is the whole stack: [Retry] over [RateLimit] over [Breaker] over
+// [Timeout] over Base. It makes an http.Client withstand rate limits, overload
+// and outages, and works for any API, through any SDK that takes an
+// http.Client.
+//
+// The caller sees what Base returned, in the end: the last answer as it came,
+// whatever its status, or an error. [Check] tells what either of them means.
+//
+// The zero value is ready to use. Make one Transport and keep it: what it knows
+// of limits and outages is in it. Its settings are not changed after the first
+// request.
+//
+//	client := &http.Client{Transport: &sturdy.Transport{}}
+type Transport struct {
+	Base      http.RoundTripper            // sends the requests; nil means http.DefaultTransport
+	Retry     Retry                        // sends again; its Base is not used
+	RateLimit RateLimit                    // paces; its Base is not used
+	Breaker   Breaker                      // stops knocking on a server that is down; its Base is not used
+	Timeout   Timeout                      // bounds each attempt; its Base is not used
+	Observe   func(context.Context, Event) // is told what every layer does, as their own Observe are; nil means nobody watches
+}
+
+// RoundTrip sends req through the stack.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := t.check(); err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	return t.Retry.send(req, (*belowRetry)(t), t.Observe)
+}
+
+// CloseIdleConnections closes those of Base.
+func (t *Transport) CloseIdleConnections() { closeIdle(t.Base) }
+
+func (t *Transport) check() error {
+	if t.Retry.Base != nil || t.RateLimit.Base != nil || t.Breaker.Base != nil || t.Timeout.Base != nil {
+		return errors.New("sturdy: the Base of a layer in a Transport is set: set Transport.Base")
+	}
+	return nil
+}
+
+// A Transport is also what is below each of its layers.
+type (
+	belowRetry     Transport
+	belowRateLimit Transport
+	belowBreaker   Transport
+)
+
+func (t *belowRetry) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.RateLimit.send(req, (*belowRateLimit)(t), t.Observe)
+}
+
+func (t *belowRateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.Breaker.send(req, (*belowBreaker)(t), t.Observe)
+}
+
+func (t *belowBreaker) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.Timeout.send(req, baseOf(t.Base), t.Observe)
+}
