@@ -360,8 +360,15 @@ func TestRateLimitReportsBadSettings(t *testing.T) {
 		_, err := l.RoundTrip(get(t)) //nolint:bodyclose // there is none
 		assert.ErrorContains(t, err, field)
 	}
-	_, err := (&Transport{Retry: Retry{Base: http.DefaultTransport}}).RoundTrip(get(t)) //nolint:bodyclose // there is none
-	assert.ErrorContains(t, err, "Transport.Base")
+	for field, rt := range map[string]*Transport{
+		"Transport.Retry.Base":     {Retry: Retry{Base: http.DefaultTransport}},
+		"Transport.RateLimit.Base": {RateLimit: RateLimit{Base: http.DefaultTransport}},
+		"Transport.Breaker.Base":   {Breaker: Breaker{Base: http.DefaultTransport}},
+		"Transport.Timeout.Base":   {Timeout: Timeout{Base: http.DefaultTransport}},
+	} {
+		_, err := rt.RoundTrip(get(t)) //nolint:bodyclose // there is none
+		assert.ErrorContains(t, err, field)
+	}
 }
 
 func TestTenThousandGoroutinesPassTheGate(t *testing.T) {

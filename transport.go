@@ -41,10 +41,20 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) CloseIdleConnections() { closeIdle(t.Base) }
 
 func (t *Transport) check() error {
-	if t.Retry.Base != nil || t.RateLimit.Base != nil || t.Breaker.Base != nil || t.Timeout.Base != nil {
-		return errors.New("sturdy: the Base of a layer in a Transport is set: set Transport.Base")
+	field := ""
+	switch {
+	case t.Retry.Base != nil:
+		field = "Retry"
+	case t.RateLimit.Base != nil:
+		field = "RateLimit"
+	case t.Breaker.Base != nil:
+		field = "Breaker"
+	case t.Timeout.Base != nil:
+		field = "Timeout"
+	default:
+		return nil
 	}
-	return nil
+	return errors.New("sturdy: Transport." + field + ".Base is set, but only Transport.Base is used")
 }
 
 // A Transport is also what is below each of its layers.
