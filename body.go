@@ -140,14 +140,13 @@ func (p *peeked) Close() error {
 // so that the connection can be used again, and closes it. It returns at once;
 // the channel is closed when the body is, or when drainTime is over.
 func discard(body io.ReadCloser) <-chan struct{} {
-	done := make(chan struct{})
 	if p, ok := body.(*peeked); ok {
 		if _, whole := p.bytes(); whole {
 			p.Close()
-			close(done)
-			return done
+			return closedChan()
 		}
 	}
+	done := make(chan struct{})
 	var once sync.Once
 	end := func() {
 		// A body that panics is no worse than one that ends: nobody reads it.
@@ -165,6 +164,12 @@ func discard(body io.ReadCloser) <-chan struct{} {
 		_, _ = io.CopyN(io.Discard, body, drainBytes)
 	}()
 	return done
+}
+
+func closedChan() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
 
 // onEnd returns body with f called once, when it ends: at the first of an

@@ -84,7 +84,7 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 	}
 	// Whatever happens, the circuit hears of it: a probe that is never heard of
 	// again would leave it half-open for ever.
-	var verdict error = errNeutral
+	verdict := errNeutral
 	var e *Error
 	defer func() { report(c.settle(done, verdict, e)) }()
 	report(events)

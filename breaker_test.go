@@ -41,7 +41,7 @@ func TestBreakerOpensAfterFailuresInARow(t *testing.T) {
 				for range 3 {
 					sendAll(t, b, 1)
 				}
-				_, err := b.RoundTrip(get(t)) //nolint:bodyclose // of a fake
+				_, err := b.RoundTrip(get(t))
 				assert.Equal(t, row.opens, errors.Is(err, ErrCircuitOpen))
 				if row.opens {
 					assert.Len(t, base.times(), 3)
@@ -79,7 +79,7 @@ func TestACancelledRequestSaysNothingOfTheServer(t *testing.T) {
 			} else {
 				time.AfterFunc(time.Second, cancel)
 			}
-			_, err := b.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+			_, err := b.RoundTrip(get(t).WithContext(ctx))
 			require.Error(t, err)
 			cancel()
 		}
@@ -156,7 +156,7 @@ func TestARequestWaitsForTheCircuitAsLongAsItMay(t *testing.T) {
 					defer cancel()
 					req = req.WithContext(ctx)
 				}
-				_, err := b.RoundTrip(req) //nolint:bodyclose // of a fake
+				_, err := b.RoundTrip(req)
 				if row.waits {
 					require.NoError(t, err)
 					assert.Equal(t, time.Second, time.Since(base.began))
@@ -180,7 +180,7 @@ func TestAWaiterIsRefusedWhenTheProbeFails(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				_, err := b.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // of a fake
+				_, err := b.RoundTrip(get(t).WithContext(ctx))
 				if errors.Is(err, ErrCircuitOpen) {
 					refused.Add(1)
 				}
@@ -200,7 +200,7 @@ func TestANeutralProbeGivesItsPlaceToTheNext(t *testing.T) {
 		sendAll(t, b, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		go func() { _, _ = b.RoundTrip(get(t).WithContext(ctx)) }() //nolint:bodyclose // there is none
+		go func() { _, _ = b.RoundTrip(get(t).WithContext(ctx)) }()
 		synctest.Wait()
 		time.Sleep(2 * time.Second)
 		for _, err := range sendAll(t, b, 3) {
@@ -220,7 +220,7 @@ func TestAnAnswerFromBeforeTheChangeDoesNotCount(t *testing.T) {
 		sendAll(t, b, 1)
 		go func() { sendAll(t, b, 1) }() // the probe, until 21s
 		time.Sleep(15 * time.Second)
-		_, err := b.RoundTrip(get(t).WithContext(deadlineIn(t, time.Second))) //nolint:bodyclose // there is none
+		_, err := b.RoundTrip(get(t).WithContext(deadlineIn(t, time.Second)))
 		assert.Error(t, err, "a late success has not closed it")
 		assert.Len(t, base.times(), 3)
 		time.Sleep(time.Minute)
@@ -245,7 +245,7 @@ func TestOneHostThatIsDownDoesNotStopAnother(t *testing.T) {
 		for range 3 {
 			req := get(t)
 			req.URL.Host = "down.example.com"
-			_, _ = b.RoundTrip(req) //nolint:bodyclose // of a fake
+			_, _ = b.RoundTrip(req)
 			require.NoError(t, sendAll(t, b, 1)[0])
 		}
 	})
@@ -265,7 +265,7 @@ func TestEventsLeaveOutsideTheLock(t *testing.T) {
 		var b *Breaker
 		b = &Breaker{Base: script(status(503)), Failures: 1, Observe: func(_ context.Context, ev Event) {
 			if ev.Kind == EventOpen {
-				_, err := b.RoundTrip(get(t)) //nolint:bodyclose // there is none
+				_, err := b.RoundTrip(get(t))
 				assert.ErrorIs(t, err, ErrCircuitOpen)
 			}
 		}}
@@ -282,7 +282,7 @@ func TestAHookThatPanicsHoldsNothing(t *testing.T) {
 			}
 		}}
 		sendAll(t, b, 1)
-		assert.PanicsWithValue(t, "hook", func() { _, _ = b.RoundTrip(get(t)) }) //nolint:bodyclose // there is none
+		assert.PanicsWithValue(t, "hook", func() { _, _ = b.RoundTrip(get(t)) })
 		assert.NoError(t, sendAll(t, b, 1)[0], "the probe's place is free again")
 	})
 }
@@ -300,19 +300,19 @@ func TestKeysAreBoundedAndOpenCircuitsAreKept(t *testing.T) {
 			req := get(t)
 			req.URL.Host = fmt.Sprintf("down%d.example.com", i)
 			req.Header.Set("Down", "1")
-			_, _ = b.RoundTrip(req) //nolint:bodyclose // of a fake
+			_, _ = b.RoundTrip(req)
 		}
 		for i := range 100_000 {
 			req := get(t)
 			req.URL.Host = fmt.Sprintf("h%d.example.com", i)
-			_, err := b.RoundTrip(req) //nolint:bodyclose // of a fake
+			_, err := b.RoundTrip(req)
 			require.NoError(t, err)
 		}
 		assert.Len(t, b.circuits.entries, maxKeys)
 		for i := range 100 {
 			req := get(t)
 			req.URL.Host = fmt.Sprintf("down%d.example.com", i)
-			_, err := b.RoundTrip(req) //nolint:bodyclose // there is none
+			_, err := b.RoundTrip(req)
 			require.ErrorIs(t, err, ErrCircuitOpen)
 		}
 	})

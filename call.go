@@ -131,13 +131,12 @@ func gone(req *http.Request) error {
 
 // cancelled is closed when the caller cancels req the old way.
 func cancelled(req *http.Request) <-chan struct{} {
-	return req.Cancel //nolint:staticcheck // deprecated, but http.Client.Timeout uses it still
+	return req.Cancel // deprecated, but http.Client.Timeout uses it still
 }
 
 // sameEnd reports whether all that is in end is in err too.
 func sameEnd(err, end error) bool {
-	var c *cancellation
-	if errors.As(end, &c) {
+	if c, ok := errors.AsType[*cancellation](end); ok {
 		return errors.Is(err, c.err) && errors.Is(err, c.also)
 	}
 	return errors.Is(err, end)

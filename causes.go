@@ -131,12 +131,13 @@ func wrongRequest(err error) (cause, bool) {
 			return cause{ErrConnection, againNever, true}, true
 		}
 	}
-	// The answer of a proxy to CONNECT is its status in words.
+	// The answer of a proxy to CONNECT is its status in words: most likely, but
+	// not so certain that the request was surely not sent.
 	for status := 400; status < 600; status++ {
 		if text != "" && text == http.StatusText(status) {
-			v := cause{ErrConnection, againNever, true}
-			if status >= 500 || status == http.StatusTooManyRequests {
-				v.again = againByClass
+			v := cause{class: ErrConnection}
+			if status < 500 && status != http.StatusTooManyRequests {
+				v.again = againNever
 			}
 			return v, true
 		}
@@ -157,6 +158,7 @@ func wrongAnswer(err error) (cause, bool) {
 		"malformed HTTP ", "net/http: server response headers exceeded", "http: message cannot contain multiple Content-Length headers",
 		"http2: frame too large", "unsupported transfer encoding", "bad Content-Length",
 		"invalid byte in chunk length", "empty hex number for chunk length", "http chunk length too large",
+		"http: ContentLength=", // of the request, and its body is longer or shorter
 		"malformed chunked encoding", "chunked line ends with bare LF", "invalid CR in chunked line",
 	} {
 		if strings.HasPrefix(text, prefix) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -53,12 +54,10 @@ func ClassOf(err error) Class {
 	if err == nil {
 		return 0
 	}
-	var e *Error
-	if errors.As(err, &e) && e.Class != 0 {
+	if e, ok := errors.AsType[*Error](err); ok && e.Class != 0 {
 		return e.Class
 	}
-	var c Class
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[Class](err); ok {
 		return c
 	}
 	switch {
@@ -168,11 +167,10 @@ func requestID(h http.Header, fromBody string) string {
 
 // judgeError is judge for a request that got no answer.
 func judgeError(req *http.Request, err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	e = &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req))}
+	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req))}
 	if req != nil {
 		e.Attempts = attemptOf(req)
 		if gone(req) != nil {
@@ -194,21 +192,14 @@ func judgeError(req *http.Request, err error) *Error {
 // endOfContext reports whether err is the end of somebody's context, as it is:
 // errors of net and net/http only resemble context.DeadlineExceeded.
 func endOfContext(err error) bool {
-	switch err { //nolint:errorlint // asks for the same values
-	case nil:
-		return false
-	case context.Canceled, context.DeadlineExceeded:
+	if err == context.Canceled || err == context.DeadlineExceeded { //nolint:errorlint // asks for the same values
 		return true
 	}
 	switch u := err.(type) { //nolint:errorlint // walks the chain
 	case interface{ Unwrap() error }:
 		return endOfContext(u.Unwrap())
 	case interface{ Unwrap() []error }:
-		for _, err := range u.Unwrap() {
-			if endOfContext(err) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(u.Unwrap(), endOfContext)
 	}
 	return false
 }

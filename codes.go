@@ -135,7 +135,7 @@ var kindClasses = map[string]Class{
 // links and in explanations of other errors.
 var phrases = []struct {
 	class Class
-	any   []string
+	words []string
 }{
 	{ErrContextLength, []string{
 		"maximum context length is", "context length is only", "maximum context length of", "exceeds the context window",
@@ -362,15 +362,15 @@ func (ev *evidence) says(c Class) bool {
 }
 
 // words reports whether the message has one of these phrases in it.
-func (ev *evidence) words(any ...string) bool {
+func (ev *evidence) words(phrases ...string) bool {
 	message := strings.ToLower(ev.message)
-	return slices.ContainsFunc(any, func(phrase string) bool { return strings.Contains(message, phrase) })
+	return slices.ContainsFunc(phrases, func(phrase string) bool { return strings.Contains(message, phrase) })
 }
 
 func (ev *evidence) wordsOf(c Class) bool {
 	for _, p := range phrases {
 		if p.class == c {
-			return ev.words(p.any...)
+			return ev.words(p.words...)
 		}
 	}
 	return false
@@ -382,14 +382,15 @@ func numberAfter(s, word string) (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	digits, _, _ := cutFunc(strings.TrimLeft(after, "~ "), func(r rune) bool { return r != ',' && (r < '0' || '9' < r) })
+	digits, _ := cutFunc(strings.TrimLeft(after, "~ "), func(r rune) bool { return r != ',' && (r < '0' || '9' < r) })
 	n, err := strconv.ParseInt(strings.ReplaceAll(digits, ",", ""), 10, 64)
 	return n, err == nil
 }
 
-func cutFunc(s string, f func(rune) bool) (before, after string, found bool) {
+// cutFunc cuts s before the first character that f is true of.
+func cutFunc(s string, f func(rune) bool) (before, after string) {
 	if i := strings.IndexFunc(s, f); i >= 0 {
-		return s[:i], s[i:], true
+		return s[:i], s[i:]
 	}
-	return s, "", false
+	return s, ""
 }

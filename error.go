@@ -122,7 +122,7 @@ type Error struct {
 	RetryAfter time.Duration // how long the server asked to wait, or until the circuit or the turn comes; 0 if unknown
 	Attempts   int           // how many times the request was sent; 0 if it was not
 	Time       time.Time     // when it failed
-	Err        error         // the cause, for errors.As; nil for an answer
+	Err        error         `json:"-"` // the cause, for errors.As; nil for an answer
 
 	cause     string    // Err's text without secrets; set with Err
 	again     again     // what the evidence says of sending it again

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -133,8 +134,12 @@ func everyText(e *Error) string {
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Error("x", "err", e)
 	slog.New(slog.NewJSONHandler(&log, nil)).Error("x", "err", e)
+	asJSON, err := json.Marshal(e)
+	if err != nil {
+		panic(err)
+	}
 	return strings.Join([]string{
-		e.Error(), fmt.Sprintf("%v %+v %s %q", e, e, e, e), e.Message, e.Code, e.Type, e.Param, log.String(),
+		string(asJSON), e.Error(), fmt.Sprintf("%v %+v %s %q", e, e, e, e), e.Message, e.Code, e.Type, e.Param, log.String(),
 	}, "\n")
 }
 
@@ -173,7 +178,7 @@ func TestNoSecretIsInAnErrorOfTheTransport(t *testing.T) {
 		"its own text": fmt.Errorf("sent %s %s and %s to %s", bearer, apiKey, cookie, req.URL),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := (&Retry{Base: rtFunc(fails(cause)), Attempts: 2, MinDelay: -1}).RoundTrip(secretRequest(t)) //nolint:bodyclose // there is none
+			_, err := (&Retry{Base: rtFunc(fails(cause)), Attempts: 2, MinDelay: -1}).RoundTrip(secretRequest(t))
 			var e *Error
 			require.ErrorAs(t, err, &e)
 			assertNoSecret(t, everyText(e))
@@ -182,7 +187,11 @@ func TestNoSecretIsInAnErrorOfTheTransport(t *testing.T) {
 	}
 	e := Classify(nil, &url.Error{Op: "Get", URL: req.URL.String(), Err: io.EOF})
 	assertNoSecret(t, everyText(e))
-	assert.Equal(t, `sturdy: connection failed: Get "[redacted]": EOF`, e.Error())
+	assert.Equal(t, `sturdy: connection failed: Get [redacted]: EOF`, e.Error())
+	for _, odd := range []string{`https://h/?key=se"cret-12345`, "https://h/?key=secret-12345\x01"} {
+		e := Classify(nil, &url.Error{Op: "Get", URL: odd, Err: io.EOF})
+		assert.NotContains(t, everyText(e), "cret-12345")
+	}
 }
 
 func TestPlainWordsAreNotRedacted(t *testing.T) {

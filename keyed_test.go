@@ -41,7 +41,7 @@ func TestAKeyInUseOrBusyStays(t *testing.T) {
 	assert.Len(t, m.entries, maxKeys)
 	assert.Same(t, inUse, m.entries[key{name: "in use"}])
 	assert.True(t, m.entries[key{name: "busy"}].state.busy)
-	assert.Equal(t, m.order.Len(), len(m.entries))
+	assert.Len(t, m.entries, m.order.Len())
 }
 
 func TestKeysAreBoundedEvenIfAllAreBusy(t *testing.T) {
@@ -75,7 +75,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 
 func TestTheKeyOfARequest(t *testing.T) {
 	of := func(l *RateLimit, rawURL string, header ...string) key {
-		req, err := http.NewRequest(http.MethodGet, rawURL, http.NoBody) //nolint:noctx // is not sent
+		req, err := http.NewRequest(http.MethodGet, rawURL, http.NoBody)
 		require.NoError(t, err)
 		for i := 0; i < len(header); i += 2 {
 			req.Header.Set(header[i], header[i+1])

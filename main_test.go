@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // TestMain fails the run if a test leaves a goroutine behind.
@@ -120,14 +118,18 @@ func after(d time.Duration, step func(*http.Request) (*http.Response, error)) fu
 var errReset = fmt.Errorf("read tcp: %w", syscall.ECONNRESET)
 
 func get(t testing.TB) *http.Request {
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
-	require.NoError(t, err)
-	return req
+	return newRequest(t, http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
 }
 
 func post(t testing.TB, body string) *http.Request {
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://api.example.com/v1/chat", strings.NewReader(body))
-	require.NoError(t, err)
+	return newRequest(t, http.MethodPost, "https://api.example.com/v1/chat", strings.NewReader(body))
+}
+
+func newRequest(t testing.TB, method, url string, body io.Reader) *http.Request {
+	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		panic(err)
+	}
 	return req
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -81,7 +82,7 @@ func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(c
 
 func (l *RateLimit) check() error {
 	switch {
-	case l.Limit != l.Limit: // NaN
+	case math.IsNaN(float64(l.Limit)):
 		return errors.New("sturdy: RateLimit.Limit is not a number")
 	case l.Burst < 0:
 		return fmt.Errorf("sturdy: RateLimit.Burst is negative: %d", l.Burst)

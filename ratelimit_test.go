@@ -202,7 +202,7 @@ func TestATurnThatComesTooLateIsRefusedAtOnce(t *testing.T) {
 					defer cancel()
 					req = req.WithContext(ctx)
 				}
-				_, err := row.limit.RoundTrip(req) //nolint:bodyclose // of a fake
+				_, err := row.limit.RoundTrip(req)
 				if row.want == 0 {
 					require.NoError(t, err)
 					assert.Equal(t, 3*time.Second, time.Since(began))
@@ -230,7 +230,7 @@ func TestAPauseRefusesThoseWhoseTurnIsNowTooLate(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		_, err := l.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+		_, err := l.RoundTrip(get(t).WithContext(ctx))
 		assert.ErrorIs(t, err, ErrWaitTooLong)
 		assert.Equal(t, 500*time.Millisecond, time.Since(base.began), "as soon as it is known")
 	})
@@ -257,7 +257,7 @@ func TestACancelledWaiterDelaysNobody(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
-				_, err := l.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+				_, err := l.RoundTrip(get(t).WithContext(ctx))
 				assert.ErrorIs(t, err, context.Canceled)
 			})
 		}
@@ -312,14 +312,14 @@ func TestRateLimitAsksALimiterOfTheCallers(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		_, err := l.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+		_, err := l.RoundTrip(get(t).WithContext(ctx))
 		assert.ErrorIs(t, err, ErrWaitTooLong)
 
 		done := make(chan struct{})
 		time.AfterFunc(time.Millisecond, func() { close(done) })
 		req := get(t)
-		req.Cancel = done         //nolint:staticcheck // what is tested
-		_, err = l.RoundTrip(req) //nolint:bodyclose // there is none
+		req.Cancel = done
+		_, err = l.RoundTrip(req)
 		assert.ErrorIs(t, err, context.Canceled)
 	})
 }
@@ -344,7 +344,7 @@ func TestAPanicInAKeyFunctionClosesTheBody(t *testing.T) {
 			body := &trackedBody{Reader: strings.NewReader("")}
 			req := post(t, "")
 			req.Body = body
-			assert.PanicsWithValue(t, "key", func() { _, _ = rt.RoundTrip(req) }) //nolint:bodyclose // there is none
+			assert.PanicsWithValue(t, "key", func() { _, _ = rt.RoundTrip(req) })
 			assert.Equal(t, 1, body.closes())
 		})
 	}
@@ -357,7 +357,7 @@ func TestRateLimitReportsBadSettings(t *testing.T) {
 		"without RateLimit": {Burst: 5},
 		"RateLimit.Limiter": {Limit: 1, Limiter: rate.NewLimiter(1, 1)},
 	} {
-		_, err := l.RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err := l.RoundTrip(get(t))
 		assert.ErrorContains(t, err, field)
 	}
 	for field, rt := range map[string]*Transport{
@@ -366,7 +366,7 @@ func TestRateLimitReportsBadSettings(t *testing.T) {
 		"Transport.Breaker.Base":   {Breaker: Breaker{Base: http.DefaultTransport}},
 		"Transport.Timeout.Base":   {Timeout: Timeout{Base: http.DefaultTransport}},
 	} {
-		_, err := rt.RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err := rt.RoundTrip(get(t))
 		assert.ErrorContains(t, err, field)
 	}
 }

@@ -109,8 +109,8 @@ func withoutSecrets(s string, secrets []string) string {
 	}
 	var b strings.Builder
 	for rest := s; rest != ""; {
-		plain, found, _ := cutFunc(rest, inCredential)
-		word, after, _ := cutFunc(found, func(r rune) bool { return !inCredential(r) })
+		plain, found := cutFunc(rest, inCredential)
+		word, after := cutFunc(found, func(r rune) bool { return !inCredential(r) })
 		core := strings.TrimRight(word, ".") // the end of a sentence is not part of it
 		b.WriteString(plain)
 		if likeCredential(core) {
@@ -151,9 +151,12 @@ func likeCredential(word string) bool {
 // causeText is the text of a cause without secrets. A url.Error's URL is left
 // out: net/http hides its password, but not its query.
 func causeText(err error, secrets []string) string {
-	var u *url.Error
-	if errors.As(err, &u) {
-		text := strings.ReplaceAll(err.Error(), u.URL, redacted)
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		text := u.Op + " " + redacted
+		if u.Err != nil {
+			text += ": " + u.Err.Error()
+		}
+		text = strings.ReplaceAll(err.Error(), u.Error(), text)
 		return withoutSecrets(text, append(secretsOf(urlOnly(u.URL)), secrets...))
 	}
 	return withoutSecrets(err.Error(), secrets)

@@ -90,7 +90,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		return r.final(n)
 	}
 	for n := 1; ; n++ {
-		c.attempt.Store(int32(n)) //nolint:gosec // at most Attempts
+		c.attempt.Add(1)
 		in.resp, in.err = send(next, attempt)
 		if in.e = judge(attempt, in.resp, in.err); in.e == nil {
 			return handBack(in, n)
@@ -227,10 +227,8 @@ func saturated(a, b time.Duration) time.Duration {
 // connection can be used again. What was read of it remains in hand, if that
 // is all of it.
 func (l *result) giveUp() <-chan struct{} {
-	if l.resp == nil {
-		done := make(chan struct{})
-		close(done)
-		return done
+	if l.resp == nil || l.resp.Body == http.NoBody {
+		return closedChan()
 	}
 	body := l.resp.Body
 	if p, ok := body.(*peeked); ok {

@@ -341,7 +341,7 @@ func TestACancelledContextEndsAWaitAtOnce(t *testing.T) {
 			{"Request.Cancel", func(req *http.Request) *http.Request {
 				done := make(chan struct{})
 				time.AfterFunc(time.Second, func() { close(done) })
-				req.Cancel = done //nolint:staticcheck // what is tested
+				req.Cancel = done
 				return req
 			}, func(t *testing.T, err error) {
 				assert.ErrorIs(t, err, context.Canceled)
@@ -368,7 +368,7 @@ func TestClientTimeoutEndsAWaitAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(hangs)
 		client := &http.Client{Transport: &Transport{Base: base}, Timeout: time.Second}
-		_, err := client.Do(get(t)) //nolint:bodyclose // there is none
+		_, err := client.Do(get(t))
 		var timeout net.Error
 		require.ErrorAs(t, err, &timeout)
 		assert.True(t, timeout.Timeout())
@@ -382,7 +382,7 @@ func TestTheCallersDeadlineIsNotRetried(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		base := script(hangs)
-		_, err := (&Retry{Base: base}).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+		_, err := (&Retry{Base: base}).RoundTrip(get(t).WithContext(ctx))
 		assert.Equal(t, context.DeadlineExceeded, err, "passed on as it is")
 		assert.Equal(t, time.Second, time.Since(base.began))
 		assert.Equal(t, ErrTimeout, ClassOf(err))
@@ -391,7 +391,7 @@ func TestTheCallersDeadlineIsNotRetried(t *testing.T) {
 
 func TestRetryPassesOnAnErrorThatItDidNotRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, err := (&Retry{Base: script(fails(errReset))}).RoundTrip(post(t, "x")) //nolint:bodyclose // there is none
+		_, err := (&Retry{Base: script(fails(errReset))}).RoundTrip(post(t, "x"))
 		assert.Same(t, errReset, err)
 	})
 }
@@ -399,7 +399,7 @@ func TestRetryPassesOnAnErrorThatItDidNotRetry(t *testing.T) {
 func TestRetrySaysHowOftenItTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &http.Client{Transport: &Retry{Base: script(fails(errReset)), Attempts: 3}}
-		_, err := client.Do(get(t)) //nolint:bodyclose // there is none
+		_, err := client.Do(get(t))
 		var e *Error
 		require.ErrorAs(t, err, &e)
 		assert.Equal(t, ErrConnection, e.Class)
@@ -449,7 +449,7 @@ func TestRetryKeepsTheAnswerIfItMayNotBeSentAgain(t *testing.T) {
 		assert.Equal(t, `{"error":{"message":"status 503"}}`, string(body))
 		assert.Equal(t, 1, Classify(resp, nil).Attempts)
 
-		_, err = (&Retry{Base: script(fails(refused))}).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err = (&Retry{Base: script(fails(refused))}).RoundTrip(get(t))
 		assert.ErrorIs(t, err, ErrWaitTooLong)
 		assert.ErrorIs(t, err, ErrNotSent)
 	})
@@ -472,7 +472,7 @@ func TestAPanicOrGoexitInTheBaseGoesOn(t *testing.T) {
 				go func() {
 					defer close(done)
 					defer func() { recovered = recover() }()
-					_, _ = rt.RoundTrip(get(t)) //nolint:bodyclose // there is none
+					_, _ = rt.RoundTrip(get(t))
 					finished = true
 				}()
 				<-done
@@ -509,7 +509,7 @@ func TestRetryReportsBadSettings(t *testing.T) {
 	body := &trackedBody{Reader: strings.NewReader("x")}
 	req := post(t, "")
 	req.Body = body
-	_, err := (&Retry{MinDelay: 2, MaxDelay: 1}).RoundTrip(req) //nolint:bodyclose // there is none
+	_, err := (&Retry{MinDelay: 2, MaxDelay: 1}).RoundTrip(req)
 	assert.ErrorContains(t, err, "Retry.MinDelay")
 	assert.Equal(t, 1, body.closes(), "the body is closed though nothing was sent")
 }

@@ -19,7 +19,7 @@ func TestTimeoutGivesUpAnAttemptWithoutHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(hangs)
 		var seen observed
-		_, err := (&Timeout{Base: base, Header: 3 * time.Second, Observe: seen.see}).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err := (&Timeout{Base: base, Header: 3 * time.Second, Observe: seen.see}).RoundTrip(get(t))
 		assert.Equal(t, 3*time.Second, time.Since(base.began))
 		var e *Error
 		require.ErrorAs(t, err, &e)
@@ -45,7 +45,7 @@ func TestATimedOutAttemptIsRetriedWithTheWholeTime(t *testing.T) {
 
 		base = script(hangs)
 		rt = &Transport{Base: base, Timeout: Timeout{Header: 3 * time.Second}}
-		_, err = rt.RoundTrip(post(t, "x")) //nolint:bodyclose // there is none
+		_, err = rt.RoundTrip(post(t, "x"))
 		assert.ErrorIs(t, err, ErrTimeout)
 		assert.Len(t, base.times(), 1, "a POST may have been acted on")
 	})
@@ -56,7 +56,7 @@ func TestTheCallersOwnEndIsNotATimeoutOfTheAttempt(t *testing.T) {
 		why := errors.New("shutdown")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(why) })
-		_, err := (&Timeout{Base: rtFunc(hangs), Header: time.Minute}).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // there is none
+		_, err := (&Timeout{Base: rtFunc(hangs), Header: time.Minute}).RoundTrip(get(t).WithContext(ctx))
 		assert.ErrorIs(t, err, context.Canceled)
 		assert.ErrorIs(t, err, why)
 		assert.NotErrorIs(t, err, ErrTimeout)

@@ -41,7 +41,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) CloseIdleConnections() { closeIdle(t.Base) }
 
 func (t *Transport) check() error {
-	field := ""
+	var field string
 	switch {
 	case t.Retry.Base != nil:
 		field = "Retry"

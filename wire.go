@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -339,8 +340,8 @@ func completed(body []byte) []byte {
 	}
 	closing := func(kept []byte, open []byte) []byte {
 		whole := bytes.Clone(kept)
-		for i := len(open) - 1; i >= 0; i-- {
-			whole = append(whole, open[i])
+		for _, bracket := range slices.Backward(open) {
+			whole = append(whole, bracket)
 		}
 		if json.Valid(whole) {
 			return whole

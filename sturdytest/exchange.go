@@ -105,7 +105,7 @@ func (x *exchange) sendLate() {
 	var grace <-chan time.Time
 	for {
 		select {
-		case <-read:
+		case <-read: //nolint:errcheck // nobody is told of it any more
 			return
 		case <-x.req.Context().Done():
 			return

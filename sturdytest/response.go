@@ -97,7 +97,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 	n, b.err = b.read(p)
 	b.note(func(r *Response) {
 		r.BytesRead += int64(n)
-		r.Ended = b.err != nil && b.err != errReadOnClosed
+		r.Ended = b.err != nil && b.err != errReadOnClosed //nolint:errorlint // the value itself
 	})
 	if b.err != nil {
 		b.x.finish()
@@ -149,7 +149,7 @@ func (b *body) read(p []byte) (int, error) {
 // end returns what the body ends with after its last byte.
 func (b *body) end() error {
 	err := cmp.Or(b.x.step.BodyErr, io.EOF)
-	if err == io.EOF && b.left > 0 {
+	if err == io.EOF && b.left > 0 { //nolint:errorlint // a Reader returns io.EOF itself
 		return io.ErrUnexpectedEOF
 	}
 	return err

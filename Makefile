@@ -1,0 +1,66 @@
+# Every target does its work in every module of the repository: in each folder
+# with a go.mod. Needed: Go, git, make, and a C compiler for go test -race.
+
+GOLANGCI_LINT := v2.15.0
+GOVULNCHECK   := v1.9.0
+
+# The time limit of a package's tests; which benchmarks to run, and how often;
+# the time that each fuzz target gets.
+TIMEOUT  ?= 5m
+BENCH    ?= .
+COUNT    ?= 1
+FUZZTIME ?= 60s
+
+MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*' -not -path '*/testdata/*')))
+LINT    := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
+
+SHELL         := bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Each module is built as those who import it get it.
+export GOWORK := off
+
+# $(call each,command) runs a command in every module, and fails if it failed in one.
+each = @failed=; for dir in $(MODULES); do echo "== $$dir: $(1)"; (cd "$$dir" && $(1)) || failed+=" $$dir"; done; \
+	if [ -n "$$failed" ]; then echo "failed in:$$failed"; exit 1; fi
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s%s\n", $$1, $$2}' Makefile
+
+.PHONY: test
+test: ## Run all that CI tests: gofmt, go mod tidy, go vet, go test -race
+	@echo '#include <stdlib.h>' | $$(go env CC) -E -xc - >/dev/null 2>&1 || \
+		{ echo "go test -race needs a C compiler. On Debian: apt-get install gcc libc6-dev"; exit 1; }
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted, make fmt does it:"; echo "$$files"; exit 1; fi
+	$(call each,go mod tidy -diff)
+	$(call each,go vet ./...)
+	$(call each,go test -race -shuffle=on -timeout=$(TIMEOUT) ./...)
+
+.PHONY: lint
+lint: $(LINT) ## Run golangci-lint as .golangci.yml says
+	$(call each,$(LINT) run ./...)
+
+.PHONY: fmt
+fmt: $(LINT) ## Format all Go files
+	$(LINT) fmt
+
+$(LINT):
+	GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv $(@D)/golangci-lint $@
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities; reads a database on the internet
+	$(call each,go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK) ./...)
+
+.PHONY: bench
+bench: ## Run the benchmarks: make bench BENCH=Retry COUNT=10
+	$(call each,go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) ./...)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for a while: make fuzz FUZZTIME=10m
+	$(call each,$(CURDIR)/hack/fuzz $(FUZZTIME))
+
+.PHONY: cover
+cover: ## Tell how much of the code the tests reach; cover.out holds the details
+	$(call each,go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1)

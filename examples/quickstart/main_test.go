@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sturdyhttp/sturdy"
+)
+
+func TestSturdyLosesNothing(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	show := &screen{Writer: &out}
+
+	bare, firm, err := compare(ctx, usual, show)
+	require.NoError(t, err, "it ends within 30 seconds")
+	show.table(bare, firm)
+	show.explain(firm)
+	t.Log("\n" + out.String())
+
+	assert.Len(t, firm.calls, 200)
+	assert.Empty(t, firm.wrong())
+	assert.Equal(t, 194, firm.ended(0), "all succeed that can")
+	assert.Equal(t, 3, firm.ended(sturdy.ErrAuthentication))
+	assert.Equal(t, 3, firm.ended(sturdy.ErrQuotaExceeded))
+	all, once := firm.hopeless()
+	assert.Equal(t, 6, all)
+	assert.Equal(t, 6, once, "what cannot succeed is sent exactly once")
+	assert.Less(t, firm.seen.requests, 200*13/10)
+
+	assert.Len(t, bare.calls, 200)
+	assert.Less(t, bare.ended(0), 150, "a bare client loses many")
+	assert.GreaterOrEqual(t, bare.seen.requests, 200)
+
+	assert.Contains(t, out.String(), "succeeded")
+	assert.Contains(t, out.String(), "failed: quota_exceeded")
+	assert.Contains(t, out.String(), "One of the failures:\nsturdy: ")
+}
+
+func TestInterruptEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupt := errors.New("interrupt")
+	time.AfterFunc(100*time.Millisecond, func() { cancel(interrupt) })
+	began := time.Now()
+	_, _, err := compare(ctx, usual, &screen{Writer: &bytes.Buffer{}})
+	assert.Equal(t, interrupt, err)
+	assert.Less(t, time.Since(began), 5*time.Second)
+}
+
+func TestSameSeedSameScript(t *testing.T) {
+	other := usual
+	other.seed++
+	first, again := usual.calls(), usual.calls()
+	assert.Equal(t, first, again)
+	assert.NotEqual(t, first, other.calls())
+}
+
+func TestWrong(t *testing.T) {
+	quota, rate := &sturdy.Error{Class: sturdy.ErrQuotaExceeded}, &sturdy.Error{Class: sturdy.ErrRateLimit}
+	for name, test := range map[string]struct {
+		key   string
+		err   error
+		sent  int
+		wrong bool
+	}{
+		"a good key succeeds":                 {goodKey, nil, 3, false},
+		"a good key fails":                    {goodKey, rate, 3, true},
+		"no credit, sent once":                {brokeKey, quota, 1, false},
+		"no credit, sent again":               {brokeKey, quota, 2, true},
+		"no credit, not sent":                 {brokeKey, quota, 0, true},
+		"no credit taken for too fast":        {brokeKey, rate, 1, true},
+		"no credit, but it succeeds":          {brokeKey, nil, 1, true},
+		"a wrong key taken for no credit":     {wrongKey, quota, 1, true},
+		"a wrong key is told to authenticate": {wrongKey, &sturdy.Error{Class: sturdy.ErrAuthentication}, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := &outcome{
+				calls: []call{{id: "a", key: test.key}},
+				errs:  []error{test.err},
+				seen:  tally{sent: map[string]int{"a": test.sent}},
+			}
+			assert.Equal(t, test.wrong, len(o.wrong()) > 0, o.wrong())
+		})
+	}
+}
