@@ -113,6 +113,31 @@ func (p *peeked) bytes() (ahead []byte, whole bool) {
 	return p.ahead, p.err == io.EOF //nolint:errorlint // a Reader returns io.EOF itself
 }
 
+// late reports whether more may come than was read ahead in time.
+func (p *peeked) late() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err == nil && p.thrown == nil && len(p.ahead) < peekBytes
+}
+
+// more waits at most for d until more of the body than was read ahead may be
+// there, and reports whether it is.
+func (p *peeked) more(req *http.Request, d time.Duration) bool {
+	if d <= 0 {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-t.C:
+	case <-req.Context().Done():
+	case <-cancelled(req):
+	}
+	return false
+}
+
 func (p *peeked) Read(b []byte) (int, error) {
 	if p.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -176,9 +175,11 @@ func (c *circuit) admit(req *http.Request, maxWait time.Duration) (done func(err
 		now := time.Now()
 		if !now.Before(c.until) {
 			if done, err = c.machine.Allow(); err == nil {
-				events = c.takeEvents()
 				if waited := now.Sub(began); waited > 0 {
-					events = append([]Event{{Kind: EventWait, Wait: waited}}, events...)
+					events = append(events, Event{Kind: EventWait, Wait: waited})
+				}
+				if !c.until.IsZero() {
+					events = append(events, Event{Kind: EventHalfOpen})
 				}
 				return done, events, nil
 			}
@@ -252,25 +253,23 @@ func (c *circuit) settle(done func(error), outcome error, e *Error) []Event {
 	return c.takeEvents()
 }
 
-// change is called by gobreaker, within Allow and done, with the lock held.
-func (c *circuit) change(_ string, from, to gobreaker.State) {
-	ev := Event{Err: c.last}
+// change is called by gobreaker, within Allow and done, with the lock held. It
+// takes itself for half-open at once, but is not asked to let a probe pass
+// before until.
+func (c *circuit) change(_ string, _, to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
-		if from == gobreaker.StateClosed {
-			c.opened = 0
-		}
 		c.opened++
-		ev.Kind, ev.Wait = EventOpen, c.period()
+		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
 		c.until = time.Now().Add(ev.Wait)
-		c.lasting = fmt.Sprintf("the last of its failures: %s", c.last.Class.phrase())
-	case gobreaker.StateHalfOpen:
-		ev.Kind = EventHalfOpen
+		c.lasting = "the last of its failures: " + c.last.Class.phrase()
+		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
-		ev.Kind, ev.Err = EventClose, nil
 		c.until, c.opened = time.Time{}, 0
+		c.events = append(c.events, Event{Kind: EventClose})
+	default:
+		return
 	}
-	c.events = append(c.events, ev)
 	c.wakeAll()
 }
 

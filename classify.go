@@ -103,6 +103,11 @@ func judge(req *http.Request, resp *http.Response, err error) *Error {
 			return v.err
 		}
 	}
+	return judgeAnew(req, resp)
+}
+
+// judgeAnew judges an answer whatever the verdict was before.
+func judgeAnew(req *http.Request, resp *http.Response) *Error {
 	e := judgeAnswer(req, resp)
 	if req != nil {
 		resp.Request = req.WithContext(&verdict{Context: req.Context(), resp: resp, err: e})
@@ -113,6 +118,7 @@ func judge(req *http.Request, resp *http.Response, err error) *Error {
 func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 	now := time.Now()
 	var body said
+	hasty := false
 	if resp.Body != nil && resp.Body != http.NoBody {
 		ctx := context.Background()
 		if req != nil {
@@ -121,6 +127,7 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		p := peek(ctx, resp.Body)
 		resp.Body = p
 		ahead, _ := p.bytes()
+		hasty = p.late()
 		body = readBody(unpacked(resp.Header, ahead))
 	}
 	ev := newEvidence(resp.StatusCode, resp.Header, body)
@@ -136,6 +143,7 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		RequestID:  requestID(resp.Header, ev.requestID),
 		Attempts:   attemptOf(orEmpty(req)),
 		Time:       now,
+		hasty:      hasty,
 	}
 	e.again = ev.again(e.Class)
 	e.RetryAfter = ev.retryAfter(e.Class, now)
@@ -177,7 +185,9 @@ func judgeError(req *http.Request, err error) *Error {
 			return e
 		}
 	}
-	if endOfContext(err) {
+	// The end of a context is its owner's doing. If the caller's has not ended,
+	// a deadline was the base's own: a timeout like any other.
+	if endOfContext(err) && (req == nil || !errors.Is(err, context.DeadlineExceeded)) {
 		return e
 	}
 	v, known := judgeCause(err)

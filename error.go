@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -126,6 +127,7 @@ type Error struct {
 
 	cause     string    // Err's text without secrets; set with Err
 	again     again     // what the evidence says of sending it again
+	hasty     bool      // judged before the body had come
 	unsent    bool      // the server can not have seen the request
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
 }
@@ -152,10 +154,11 @@ func (e *Error) Error() string {
 	if e.StatusCode != 0 {
 		b.WriteString(" (")
 		b.WriteString(strconv.Itoa(e.StatusCode))
-		for _, s := range []string{e.Type, e.Code} {
-			if s != "" && s != strconv.Itoa(e.StatusCode) {
-				b.WriteString(" " + oneLine(s, 64))
-			}
+		if e.Type != "" && e.Type != e.Code {
+			b.WriteString(" " + oneLine(e.Type, 64))
+		}
+		if e.Code != "" && e.Code != strconv.Itoa(e.StatusCode) {
+			b.WriteString(" " + oneLine(e.Code, 64))
 		}
 		b.WriteString(")")
 	}
@@ -243,6 +246,12 @@ func (e *Error) LogValue() slog.Value {
 		attrs = append(attrs, slog.Int("attempts", e.Attempts))
 	}
 	return slog.GroupValue(attrs...)
+}
+
+// misconfigured is the Error of a request that is not sent because a setting
+// makes no sense.
+func misconfigured(format string, args ...any) *Error {
+	return &Error{Class: ErrNotSent, Time: time.Now(), Err: fmt.Errorf("sturdy: "+format, args...), again: againNever, unsent: true}
 }
 
 // refusal is the Error of a request that was not sent because of one of our

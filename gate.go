@@ -2,6 +2,9 @@ package sturdy
 
 import (
 	"container/list"
+	"context"
+	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"sync"
@@ -28,7 +31,7 @@ type gate struct {
 	bucket *rate.Limiter // nil: they leave as they come
 	paused time.Time     // nobody leaves before
 	pace   pace
-	epoch  int       // how often the pace was cut
+	epoch  int       // how often the server's refusals were news
 	spare  int       // tokens taken for requests that were then cancelled
 	queue  list.List // of *turn
 	timer  *time.Timer
@@ -38,6 +41,7 @@ type gate struct {
 type turn struct {
 	arrived time.Time
 	latest  time.Time     // a turn after this is of no use; zero for any
+	why     error         // what says so: context.DeadlineExceeded for the context
 	ready   chan struct{} // closed when the turn has come, or is refused
 	err     error         // why it is refused
 }
@@ -104,15 +108,15 @@ func (g *gate) enter(req *http.Request, maxWait time.Duration) (waited time.Dura
 }
 
 func newTurn(req *http.Request, now time.Time, maxWait time.Duration) *turn {
-	t := &turn{arrived: now, ready: make(chan struct{})}
+	t := &turn{arrived: now, why: errMaxHold, ready: make(chan struct{})}
 	if c := callOf(req); c != nil {
 		t.arrived = c.began
 	}
 	if maxWait > 0 {
-		t.latest = now.Add(maxWait)
+		t.latest, t.why = now.Add(maxWait), errMaxWait
 	}
 	if deadline, ok := req.Context().Deadline(); ok && (t.latest.IsZero() || deadline.Before(t.latest)) {
-		t.latest = deadline
+		t.latest, t.why = deadline, context.DeadlineExceeded
 	}
 	return t
 }
@@ -167,7 +171,8 @@ func (g *gate) limitAt(now time.Time) rate.Limit {
 	if g.pace.peak == 0 {
 		return g.limit
 	}
-	limit := rate.Limit(g.pace.rate(now))
+	g.pace.use(now)
+	limit := rate.Limit(g.pace.rate())
 	if limit < g.limit {
 		g.bucket.SetLimitAt(now, limit)
 		return limit
@@ -212,9 +217,15 @@ func (g *gate) refuse(t *turn, now time.Time, wait time.Duration) bool {
 	case !t.latest.IsZero() && now.Add(wait).Before(t.latest):
 		return false
 	}
-	t.err = tooLong(wait)
+	t.err = refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w", wait.Round(time.Millisecond), t.why))
 	return true
 }
+
+// Why a request does not wait longer, if not because of its deadline.
+var (
+	errMaxWait = errors.New("more than MaxWait")
+	errMaxHold = errors.New("more than 2m, and it has no deadline")
+)
 
 // pump lets leave who may, and sets the timer for the next.
 func (g *gate) pump(now time.Time) {
@@ -243,32 +254,40 @@ func (g *gate) wake(d time.Duration) {
 	})
 }
 
-// taken notes that the server took a request.
-func (g *gate) taken() {
+// taken notes that the server took a request which left in this epoch.
+func (g *gate) taken(epoch int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pace.note(time.Now())
+	if epoch < g.epoch {
+		g.pace.late()
+	} else {
+		g.pace.note(time.Now())
+	}
 }
 
 // pause holds everybody for d, because the server refused a request that left
-// in this epoch, and returns until when. Those whose turn would now come too
-// late are refused. With learn, the others will leave paced.
-func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time) {
+// in this epoch, and returns until when, and whether that is news. Those whose
+// turn would now come too late are refused. With learn, the others will leave
+// paced.
+func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time, news bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
+	resume := now
 	if until := now.Add(d); d > 0 && until.After(g.paused) {
 		g.paused = until
 	}
-	resume := g.paused
-	if resume.Before(now) {
-		resume = now
+	if g.paused.After(now) {
+		resume = g.paused
 	}
+	g.pace.last = resume
 	// Requests that were on their way together are refused together: that is
 	// one piece of news.
-	if learn && epoch == g.epoch {
+	if news = epoch == g.epoch; news {
 		g.epoch++
-		g.pace.cut(now, resume)
+		if learn {
+			g.pace.cut(now, resume)
+		}
 	}
 	if g.bucket != nil || g.pace.peak != 0 {
 		g.drain(resume)
@@ -283,7 +302,7 @@ func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time) {
 		e = next
 	}
 	g.pump(now)
-	return g.paused
+	return g.paused, news
 }
 
 // drain makes the bucket new, with one token at resume: nothing accrues while
@@ -291,7 +310,7 @@ func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time) {
 func (g *gate) drain(resume time.Time) {
 	limit, burst := g.limit, g.burst
 	if g.pace.peak != 0 {
-		limit, burst = min(limit, rate.Limit(g.pace.rate(resume))), 1
+		limit, burst = min(limit, rate.Limit(g.pace.rate())), 1
 	}
 	g.bucket = rate.NewLimiter(limit, burst)
 	g.bucket.AllowN(resume, burst-1)

@@ -83,13 +83,13 @@ func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(c
 func (l *RateLimit) check() error {
 	switch {
 	case math.IsNaN(float64(l.Limit)):
-		return errors.New("sturdy: RateLimit.Limit is not a number")
+		return misconfigured("RateLimit.Limit is not a number")
 	case l.Burst < 0:
-		return fmt.Errorf("sturdy: RateLimit.Burst is negative: %d", l.Burst)
+		return misconfigured("RateLimit.Burst is negative: %d", l.Burst)
 	case l.Limiter != nil && (l.Limit > 0 || l.Burst > 0):
-		return errors.New("sturdy: RateLimit.Limiter is set, and so is Limit or Burst")
+		return misconfigured("RateLimit.Limiter is set, and so is Limit or Burst")
 	case l.Burst > 0 && l.Limit <= 0:
-		return errors.New("sturdy: RateLimit.Burst is set without RateLimit.Limit")
+		return misconfigured("RateLimit.Burst is set without RateLimit.Limit")
 	}
 	return nil
 }
@@ -164,23 +164,20 @@ func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *
 	g := entry.state
 	switch {
 	case e == nil:
-		g.taken()
+		g.taken(epoch)
 	case e.StatusCode == 0: // no answer says nothing of a limit
 	case e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0:
 		// One alone needs no pace, the pause is enough.
 		learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
-		until := g.pause(e.RetryAfter, epoch, learn)
+		until, news := g.pause(e.RetryAfter, epoch, learn)
 		if e.RetryAfter > 0 {
 			e.notBefore = until
+		}
+		if e.RetryAfter > 0 && news {
 			w.see(req, Event{Kind: EventPause, Key: entry.key.display(w), Wait: e.RetryAfter, Err: e})
 		}
 	default:
-		g.taken()
+		g.taken(epoch)
 	}
 }
 
-// tooLong is the refusal of a request whose turn would come after wait.
-func tooLong(wait time.Duration) *Error {
-	return refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w",
-		wait.Round(time.Millisecond), context.DeadlineExceeded))
-}

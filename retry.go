@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -104,6 +103,9 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		}
 		in.e.Attempts = n
 		wait, again := r.next(req, in.e, c.began)
+		if again && in.e.hasty {
+			wait, again = r.reconsider(attempt, &in, wait)
+		}
 		if !again {
 			if in.e.Retryable() {
 				w.see(attempt, Event{Kind: EventGiveUp, Err: in.e})
@@ -128,7 +130,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 
 func (r *Retry) check() error {
 	if r.MinDelay > 0 && r.MaxDelay > 0 && r.MinDelay > r.MaxDelay {
-		return fmt.Errorf("sturdy: Retry.MinDelay is more than Retry.MaxDelay: %v, %v", r.MinDelay, r.MaxDelay)
+		return misconfigured("Retry.MinDelay is more than Retry.MaxDelay: %v, %v", r.MinDelay, r.MaxDelay)
 	}
 	return nil
 }
@@ -161,6 +163,28 @@ func (r *Retry) next(req *http.Request, e *Error, began time.Time) (wait time.Du
 		return 0, false
 	}
 	return wait, true
+}
+
+// reconsider uses the wait before the next attempt to read on in an answer that
+// was judged by its status, because its body had not come in time: a 429 may
+// turn out to be one that waiting does not cure. It returns what is left of the
+// wait, and whether the new verdict is still to send the request again.
+func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (left time.Duration, again bool) {
+	until := time.Now().Add(wait)
+	ready := until
+	if in.e.notBefore.After(ready) {
+		ready = in.e.notBefore
+	}
+	for in.e.hasty {
+		p, ok := in.resp.Body.(*peeked)
+		if !ok || !p.more(req, time.Until(ready)) {
+			break
+		}
+		old := in.e
+		in.e = judgeAnew(req, in.resp)
+		in.e.Attempts, in.e.notBefore = old.Attempts, old.notBefore
+	}
+	return max(time.Until(until), 0), in.e.Retryable() && r.safe(req, in.e)
 }
 
 // safe reports whether sending req again does no harm, whatever the server made

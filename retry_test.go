@@ -267,6 +267,46 @@ func TestRetryClosesEveryAnswerThatItDoesNotReturn(t *testing.T) {
 	})
 }
 
+func TestABodyThatComesLateIsStillHeeded(t *testing.T) {
+	const quota = `{"error":{"code":"insufficient_quota"}}`
+	for name, headers := range map[string][]string{"backing off": nil, "as long as the server asks": {"Retry-After", "5"}} {
+		for layer, rt := range map[string]func(http.RoundTripper) http.RoundTripper{
+			"Retry": func(base http.RoundTripper) http.RoundTripper {
+				return &Retry{Base: base, MinDelay: 10_000 * time.Hour, MaxDelay: 10_000 * time.Hour}
+			},
+			"Transport": func(base http.RoundTripper) http.RoundTripper {
+				return &Transport{Base: base, Retry: Retry{MinDelay: 10_000 * time.Hour, MaxDelay: 10_000 * time.Hour}}
+			},
+		} {
+			t.Run(name+", "+layer, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					base := script(func(req *http.Request) (*http.Response, error) {
+						resp, err := status(429, headers...)(req)
+						r, w := io.Pipe()
+						resp.Body = r
+						go func() {
+							for _, part := range []string{quota[:10], quota[10:20], quota[20:]} {
+								time.Sleep(400 * time.Millisecond)
+								_, _ = io.WriteString(w, part)
+							}
+							w.Close()
+						}()
+						return resp, err
+					})
+					resp, err := rt(base).RoundTrip(get(t))
+					require.NoError(t, err)
+					assert.Len(t, base.times(), 1, "no credit left: sent once")
+					assert.Equal(t, 1200*time.Millisecond, time.Since(base.began), "known as soon as it is there")
+					assert.Equal(t, ErrQuotaExceeded, Classify(resp, nil).Class)
+					body, err := io.ReadAll(resp.Body)
+					require.NoError(t, err)
+					assert.Equal(t, quota, string(body))
+				})
+			})
+		}
+	}
+}
+
 func TestRetryDrainsForAMomentOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stalled := newStalledBody("begin")

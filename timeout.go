@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,7 +52,8 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 			cancel(nil)
 		}
 	}()
-	resp, err := sendFor(req, next, req.WithContext(ctx))
+	var way progress
+	resp, err := sendFor(req, next, req.WithContext(way.watch(ctx, req)))
 	inTime := timer.Stop()
 
 	if err == nil && inTime {
@@ -67,10 +70,30 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 	if resp != nil {
 		resp.Body.Close() // it came as the clock struck: its body is dead already
 	}
-	e := &Error{Class: ErrTimeout, Attempts: attemptOf(req), Time: time.Now(), Err: t.cause(err)}
+	e := &Error{Class: ErrTimeout, Attempts: attemptOf(req), Time: time.Now(), Err: t.cause(err), unsent: way.unsent()}
 	watchers{t.Observe, watch}.see(req, Event{Kind: EventTimeout, Wait: t.Header, Err: e})
 	return nil, e
 }
+
+// progress is how far a request got on its way. It tells whether one that timed
+// out can have reached the server.
+type progress struct{ asked, connected atomic.Bool }
+
+// watch returns ctx with hooks for net/http. Where it makes no difference, it
+// spares their cost.
+func (p *progress) watch(ctx context.Context, req *http.Request) context.Context {
+	if idempotent(req) {
+		return ctx
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { p.asked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { p.connected.Store(true) },
+	})
+}
+
+// unsent reports whether there was no connection to send the request on. A base
+// that does not heed the hooks leaves that open.
+func (p *progress) unsent() bool { return p.asked.Load() && !p.connected.Load() }
 
 // errHeaderTimeout is the cause of an attempt's end when its time is up.
 var errHeaderTimeout = errors.New("sturdy: no response headers in time")

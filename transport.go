@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"context"
-	"errors"
 	"net/http"
 )
 
@@ -54,7 +53,7 @@ func (t *Transport) check() error {
 	default:
 		return nil
 	}
-	return errors.New("sturdy: Transport." + field + ".Base is set, but only Transport.Base is used")
+	return misconfigured("Transport.%s.Base is set, but only Transport.Base is used", field)
 }
 
 // A Transport is also what is below each of its layers.

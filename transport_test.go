@@ -1182,7 +1182,7 @@ func TestTheKindsOfAnErrorAreFoundThroughWhatTheClientReturns(t *testing.T) {
 		},
 		{
 			"wait too long", fine, &sturdy.Transport{RateLimit: sturdy.RateLimit{Limit: 0.001, MaxWait: time.Second}}, 1,
-			[]error{sturdy.ErrWaitTooLong, sturdy.ErrNotSent, context.DeadlineExceeded}, []error{sturdy.ErrCircuitOpen, sturdy.ErrRateLimit},
+			[]error{sturdy.ErrWaitTooLong, sturdy.ErrNotSent}, []error{sturdy.ErrCircuitOpen, sturdy.ErrRateLimit, context.DeadlineExceeded},
 		},
 	}
 	for _, row := range rows {
