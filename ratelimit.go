@@ -180,4 +180,3 @@ func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *
 		g.taken(epoch)
 	}
 }
-
