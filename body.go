@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,11 +92,14 @@ func (p *peeked) readAhead() {
 			p.mu.Unlock()
 		}
 	}()
-	buf := make([]byte, 4<<10)
+	buf := make([]byte, 1<<10)
 	for {
 		n, err := p.body.Read(buf[:min(len(buf), peekBytes-len(p.ahead))])
 		got := buf[:n] // panics here, without the lock, if n is nonsense
 		p.mu.Lock()
+		if len(p.ahead)+n > cap(p.ahead) {
+			p.ahead = slices.Grow(p.ahead, max(n, min(3*cap(p.ahead), peekBytes-len(p.ahead))))
+		}
 		p.ahead = append(p.ahead, got...)
 		p.err = err
 		stop := p.stop || err != nil || len(p.ahead) >= peekBytes

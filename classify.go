@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -144,6 +145,8 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		Attempts:   attemptOf(orEmpty(req)),
 		Time:       now,
 		hasty:      hasty,
+		req:        req,
+		header:     resp.Header,
 	}
 	e.again = ev.again(e.Class)
 	e.RetryAfter = ev.retryAfter(e.Class, now)
@@ -178,7 +181,7 @@ func judgeError(req *http.Request, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req))}
+	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), req: req}
 	if req != nil {
 		e.Attempts = attemptOf(req)
 		if gone(req) != nil {
@@ -219,6 +222,9 @@ type evidence struct {
 	said
 	status int
 	header http.Header
+
+	words string   // the message in lower case
+	codes []string // the codes, types and reasons in lower case
 }
 
 func newEvidence(status int, header http.Header, body said) *evidence {
@@ -232,6 +238,13 @@ func newEvidence(status int, header http.Header, body said) *evidence {
 	}
 	if ev.wait == 0 {
 		ev.wait, _ = retryAfterText(ev.message)
+	}
+	ev.words = strings.ToLower(ev.message)
+	ev.codes = make([]string, 0, 3+len(ev.reasons))
+	for _, code := range append([]string{ev.code, ev.kind, ev.said.status}, ev.reasons...) {
+		if code != "" {
+			ev.codes = append(ev.codes, strings.ToLower(code))
+		}
 	}
 	return ev
 }

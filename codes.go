@@ -197,8 +197,9 @@ var rules = [...]func(*evidence) Class{
 	byQuota,
 	bySizeOfRequest,
 	byFirmStatus,
-	byText,
+	byLoad,
 	byCode,
+	byText,
 	byStatus,
 	byKind,
 }
@@ -212,7 +213,7 @@ func byQuota(ev *evidence) Class {
 	}
 	switch ev.status {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		if ev.words(quotaPhrases...) {
+		if ev.has(quotaPhrases...) {
 			return ErrQuotaExceeded
 		}
 	}
@@ -228,7 +229,7 @@ func byQuota(ev *evidence) Class {
 	if ev.wait > 0 || ev.header.Get("Retry-After") != "" || ev.header.Get("Retry-After-Ms") != "" {
 		return 0
 	}
-	if ev.words(longPeriods...) || ev.words("exceeded your current quota") && len(ev.quotas) == 0 && !ev.says(ErrRateLimit) {
+	if ev.has(longPeriods...) || ev.has("exceeded your current quota") && len(ev.quotas) == 0 && !ev.says(ErrRateLimit) {
 		return ErrQuotaExceeded
 	}
 	return 0
@@ -245,7 +246,7 @@ func bySizeOfRequest(ev *evidence) Class {
 	}
 	limit, ok := numberAfter(ev.message, "Limit ")
 	requested, ok2 := numberAfter(ev.message, "Requested ")
-	if ev.words("request too large") || ok && ok2 && requested > limit {
+	if ev.has("request too large") || ok && ok2 && requested > limit {
 		return ErrRequestTooLarge
 	}
 	return 0
@@ -261,7 +262,7 @@ func byFirmStatus(ev *evidence) Class {
 		return ErrAuthentication
 	case http.StatusForbidden:
 		// GitHub's and Google's limits, and moderation at gateways.
-		if ev.says(ErrRateLimit) || ev.words("rate limit exceeded", "secondary rate limit") {
+		if ev.says(ErrRateLimit) || ev.has("rate limit exceeded", "secondary rate limit") {
 			return ErrRateLimit
 		}
 		for _, c := range [...]Class{ErrContentFilter, ErrAuthentication} {
@@ -276,15 +277,11 @@ func byFirmStatus(ev *evidence) Class {
 	return 0
 }
 
-// byText: what some servers say in words alone, and under odd statuses.
-func byText(ev *evidence) Class {
-	for _, p := range phrases {
-		if (p.class == ErrAuthentication || p.class == ErrPermissionDenied) && ev.status != http.StatusBadRequest {
-			continue // a gateway that fails quotes its upstream server
-		}
-		if ev.says(p.class) || ev.wordsOf(p.class) {
-			return p.class
-		}
+// byLoad: some servers say 429, and even that a rate limit was reached, when it
+// is they who have too much to do.
+func byLoad(ev *evidence) Class {
+	if ev.status == http.StatusTooManyRequests && (ev.says(ErrOverloaded) || ev.wordsOf(ErrOverloaded)) {
+		return ErrOverloaded
 	}
 	return 0
 }
@@ -295,9 +292,22 @@ func byCode(ev *evidence) Class {
 	if ev.status >= 500 {
 		return 0
 	}
-	for _, code := range ev.codes() {
+	for _, code := range ev.codes {
 		if c := codeClasses[code]; c != 0 {
 			return c
+		}
+	}
+	return 0
+}
+
+// byText: what some servers say in words alone, and under odd statuses.
+func byText(ev *evidence) Class {
+	for _, p := range phrases {
+		if (p.class == ErrAuthentication || p.class == ErrPermissionDenied) && ev.status != http.StatusBadRequest {
+			continue // a gateway that fails quotes its upstream server
+		}
+		if ev.says(p.class) || ev.wordsOf(p.class) {
+			return p.class
 		}
 	}
 	return 0
@@ -321,7 +331,7 @@ func byStatus(ev *evidence) Class {
 		return ErrConnection
 	case http.StatusServiceUnavailable, 529:
 		// Envoy says in plain text that it has lost its own upstream.
-		if ev.words("upstream connect error or disconnect/reset before headers", "no healthy upstream") {
+		if ev.has("upstream connect error or disconnect/reset before headers", "no healthy upstream") {
 			return ErrInternalServer
 		}
 		return ErrOverloaded
@@ -337,7 +347,7 @@ func byStatus(ev *evidence) Class {
 
 // byKind: the event of a stream has no status of its own.
 func byKind(ev *evidence) Class {
-	for _, code := range ev.codes() {
+	for _, code := range ev.codes {
 		if c := kindClasses[code]; c != 0 {
 			return c
 		}
@@ -345,32 +355,21 @@ func byKind(ev *evidence) Class {
 	return ErrInternalServer
 }
 
-// codes are all the codes that the answer has, in lower case.
-func (ev *evidence) codes() []string {
-	all := make([]string, 0, 4+len(ev.reasons))
-	for _, code := range append([]string{ev.said.code, ev.said.kind, ev.said.status}, ev.reasons...) {
-		if code != "" {
-			all = append(all, strings.ToLower(code))
-		}
-	}
-	return all
-}
-
 // says reports whether one of the codes means c.
 func (ev *evidence) says(c Class) bool {
-	return slices.ContainsFunc(ev.codes(), func(code string) bool { return codeClasses[code] == c })
+	return slices.ContainsFunc(ev.codes, func(code string) bool { return codeClasses[code] == c })
 }
 
-// words reports whether the message has one of these phrases in it.
-func (ev *evidence) words(phrases ...string) bool {
-	message := strings.ToLower(ev.message)
-	return slices.ContainsFunc(phrases, func(phrase string) bool { return strings.Contains(message, phrase) })
+// has reports whether the message has one of these phrases in it.
+func (ev *evidence) has(phrases ...string) bool {
+	return slices.ContainsFunc(phrases, func(phrase string) bool { return strings.Contains(ev.words, phrase) })
 }
 
+// wordsOf reports whether the message has a phrase in it that means c.
 func (ev *evidence) wordsOf(c Class) bool {
 	for _, p := range phrases {
 		if p.class == c {
-			return ev.words(p.words...)
+			return ev.has(p.words...)
 		}
 	}
 	return false
@@ -382,15 +381,15 @@ func numberAfter(s, word string) (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	digits, _ := cutFunc(strings.TrimLeft(after, "~ "), func(r rune) bool { return r != ',' && (r < '0' || '9' < r) })
+	digits := before(strings.TrimLeft(after, "~ "), func(r rune) bool { return r != ',' && (r < '0' || '9' < r) })
 	n, err := strconv.ParseInt(strings.ReplaceAll(digits, ",", ""), 10, 64)
 	return n, err == nil
 }
 
-// cutFunc cuts s before the first character that f is true of.
-func cutFunc(s string, f func(rune) bool) (before, after string) {
+// before returns s up to the first character that f is true of.
+func before(s string, f func(rune) bool) string {
 	if i := strings.IndexFunc(s, f); i >= 0 {
-		return s[:i], s[i:]
+		return s[:i]
 	}
-	return s, ""
+	return s
 }

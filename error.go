@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -130,6 +131,11 @@ type Error struct {
 	hasty     bool      // judged before the body had come
 	unsent    bool      // the server can not have seen the request
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
+
+	// For Report.
+	req     *http.Request
+	header  http.Header // of the response
+	history []Attempt   // those before the last
 }
 
 // again is what the evidence of a failure, beyond its class, says of sending

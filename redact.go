@@ -15,15 +15,24 @@ const (
 	maxMessage = 1 << 10 // bytes of a server's text in an error
 )
 
-// plainHeaders are the request headers whose values may be shown: those that
-// say what was asked for, and never who asked.
+// plainHeaders are the headers whose values may be shown: those that say what
+// was asked for and what came of it, and never on whose behalf.
 var plainHeaders = map[string]bool{
-	"Accept": true, "Accept-Encoding": true, "Accept-Language": true, "Cache-Control": true,
-	"Connection": true, "Content-Encoding": true, "Content-Length": true, "Content-Type": true,
-	"Date": true, "Expect": true, "Host": true, "Idempotency-Key": true, "Range": true, "Te": true,
-	"Trailer": true, "Transfer-Encoding": true, "User-Agent": true, "X-Idempotency-Key": true,
-	"Anthropic-Version": true, "Anthropic-Beta": true, "Openai-Beta": true, "Openai-Organization": true,
-	"Openai-Project": true, "X-Stainless-Retry-Count": true,
+	"Accept": true, "Accept-Encoding": true, "Accept-Language": true, "Age": true, "Allow": true, "Cache-Control": true,
+	"Connection": true, "Content-Encoding": true, "Content-Length": true, "Content-Type": true, "Date": true,
+	"Expect": true, "Host": true, "Idempotency-Key": true, "Range": true, "Server": true, "Te": true, "Trailer": true,
+	"Transfer-Encoding": true, "User-Agent": true, "Vary": true, "Via": true, "X-Idempotency-Key": true,
+	"Request-Id": true, "X-Request-Id": true, "Apim-Request-Id": true, "X-Amzn-Requestid": true, "X-Amzn-Errortype": true,
+	"X-Ms-Client-Request-Id": true, "X-Ms-Region": true, "X-Github-Request-Id": true, "X-Client-Request-Id": true,
+	"X-Generation-Id": true, "X-Cloud-Trace-Context": true, "X-Should-Retry": true, "Policy-Id": true, "Server-Timing": true,
+	"Retry-After": true, "Retry-After-Ms": true, "X-Ms-Retry-After-Ms": true,
+	"Anthropic-Version": true, "Anthropic-Beta": true, "Anthropic-Organization-Id": true, "Openai-Beta": true,
+	"Openai-Organization": true, "Openai-Project": true, "Openai-Processing-Ms": true, "Openai-Version": true,
+	"Cf-Ray": true, "Cf-Cache-Status": true, "X-Envoy-Upstream-Service-Time": true,
+}
+
+func isPlainHeader(name string) bool {
+	return plainHeaders[name] || strings.HasPrefix(name, "X-Stainless-") || strings.Contains(name, "Ratelimit") || strings.Contains(name, "Rate-Limit")
 }
 
 // secretsOf returns the strings of req that must not be shown, wherever a
@@ -40,7 +49,7 @@ func secretsOf(req *http.Request) []string {
 		}
 	}
 	for name, values := range req.Header {
-		if plainHeaders[name] {
+		if isPlainHeader(name) {
 			continue
 		}
 		for _, v := range values {
@@ -108,23 +117,38 @@ func withoutSecrets(s string, secrets []string) string {
 		s = strings.ReplaceAll(s, secret, redacted)
 	}
 	var b strings.Builder
-	for rest := s; rest != ""; {
-		plain, found := cutFunc(rest, inCredential)
-		word, after := cutFunc(found, func(r rune) bool { return !inCredential(r) })
-		core := strings.TrimRight(word, ".") // the end of a sentence is not part of it
-		b.WriteString(plain)
-		if likeCredential(core) {
-			b.WriteString(redacted + word[len(core):])
-		} else {
-			b.WriteString(word)
+	done := 0
+	for i := 0; i < len(s); {
+		end := i
+		for end < len(s) && inCredential(s[end]) {
+			end++
 		}
-		rest = after
+		if end == i {
+			i++
+			continue
+		}
+		word := strings.TrimRight(s[i:end], ".") // the end of a sentence is not part of it
+		if likeCredential(word) {
+			b.WriteString(s[done:i] + redacted)
+			done = i + len(word)
+		}
+		i = end
 	}
+	if done == 0 {
+		return s
+	}
+	b.WriteString(s[done:])
 	return b.String()
 }
 
-func inCredential(r rune) bool {
-	return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune("-_*.+…•", r)
+// inCredential reports whether c is a byte of a credential: of its own
+// alphabet, or of the characters that mask one, "…" and "•" among them.
+func inCredential(c byte) bool {
+	switch c {
+	case '-', '_', '*', '.', "…"[0], "…"[1], "…"[2], "•"[2]:
+		return true
+	}
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
 // credentialPrefixes begin the API keys and tokens of well-known services.
@@ -138,14 +162,15 @@ var credentialPrefixes = [...]string{
 // that was masked for display.
 func likeCredential(word string) bool {
 	if strings.Contains(word, "**") || strings.Contains(word, "•") {
-		return strings.ContainsFunc(word, unicode.IsLetter) || strings.ContainsFunc(word, unicode.IsDigit)
+		return len(word) > 4 && strings.ContainsFunc(word, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) })
 	}
-	for _, prefix := range credentialPrefixes {
-		if tail, ok := strings.CutPrefix(word, prefix); ok && (len(tail) >= 6 || strings.Contains(tail, "...") || strings.Contains(tail, "…")) {
-			return true
-		}
+	cut := strings.Contains(word, "...") || strings.Contains(word, "…")
+	if len(word) < 9 && !cut {
+		return false // most words
 	}
-	return false
+	return slices.ContainsFunc(credentialPrefixes[:], func(prefix string) bool {
+		return strings.HasPrefix(word, prefix) && (cut || len(word) >= len(prefix)+6)
+	})
 }
 
 // causeText is the text of a cause without secrets. A url.Error's URL is left

@@ -79,6 +79,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 
 	attempt := req.WithContext(c)
 	var in, last result // in hand, and given up before
+	var history []Attempt
 	defer func() {
 		if in.resp != nil {
 			in.resp.Body.Close()
@@ -101,7 +102,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 			}
 			return handBack(in, n-1)
 		}
-		in.e.Attempts = n
+		in.e.Attempts, in.e.history = n, history
 		wait, again := r.next(req, in.e, c.began)
 		if again && in.e.hasty {
 			wait, again = r.reconsider(attempt, &in, wait)
@@ -118,6 +119,8 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 			return handBack(in, n) // says more than that its request cannot be repeated
 		}
 		attempt = another
+		history = append(history, in.e.attempt())
+		history[n-1].Wait = max(wait, time.Until(in.e.notBefore))
 		last, in.resp = in, nil
 		drained := last.giveUp()
 		if err := sleep(req, wait); err != nil {
@@ -182,7 +185,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 		}
 		old := in.e
 		in.e = judgeAnew(req, in.resp)
-		in.e.Attempts, in.e.notBefore = old.Attempts, old.notBefore
+		in.e.Attempts, in.e.history, in.e.notBefore = old.Attempts, old.history, old.notBefore
 	}
 	return max(time.Until(until), 0), in.e.Retryable() && r.safe(req, in.e)
 }

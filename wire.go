@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // said is what the body of an error says, whatever shape it came in.
@@ -64,6 +65,13 @@ type object struct {
 	EstimatedTime json.RawMessage `json:"estimated_time"`
 }
 
+// What of a body that is cut short is read, and what of a text in it: that
+// bounds the memory that a verdict takes.
+const (
+	cutBytes  = 24 << 10
+	textBytes = 8 << 10
+)
+
 // maxDepth is how many objects deep an error may be: a gateway's error, in it
 // an upstream server's as text, in it a list of details, in it their members.
 const maxDepth = 8
@@ -79,8 +87,9 @@ func unpacked(h http.Header, body []byte) []byte {
 		return nil
 	}
 	// Cut short or corrupt, what came before is worth reading.
-	text, _ := io.ReadAll(io.LimitReader(r, peekBytes))
-	return text
+	text := make([]byte, peekBytes)
+	n, _ := io.ReadFull(r, text)
+	return text[:n]
 }
 
 // readBody reads the body of an error of any server, or as much as there is.
@@ -91,38 +100,36 @@ func readBody(body []byte) said {
 	if len(body) == 0 {
 		return s
 	}
-	if body[0] == '{' || body[0] == '[' {
-		if !json.Valid(body) {
-			body = completed(body)
-		}
-		if body != nil {
-			s.read(body, maxDepth)
-			return s
-		}
+	if body[0] != '{' && body[0] != '[' {
+		s.message = plainText(body)
 		return s
 	}
-	s.message = plainText(body)
+	if !s.read(body, maxDepth) {
+		s.read(completed(body[:min(len(body), cutBytes)]), maxDepth)
+	}
 	return s
 }
 
-// read takes up what a JSON value says. What was said before, further in, is
-// not overwritten: it is nearer to the cause.
-func (s *said) read(value json.RawMessage, depth int) {
+// read takes up what a JSON value says, and reports whether it is JSON. What
+// was said before, further in, is not overwritten: it is nearer to the cause.
+func (s *said) read(value json.RawMessage, depth int) bool {
 	value = bytes.TrimSpace(value)
 	if len(value) == 0 || depth == 0 {
-		return
+		return true
 	}
 	switch value[0] {
 	case '"':
 		s.readText(text(value), depth)
 	case '[':
-		s.readList(value, depth)
+		return s.readList(value, depth)
 	case '{':
 		var o object
-		if json.Unmarshal(value, &o) == nil {
-			s.readObject(&o, depth)
+		if json.Unmarshal(value, &o) != nil {
+			return false
 		}
+		s.readObject(&o, depth)
 	}
+	return true
 }
 
 // readText takes a text as the message. Gateways put the upstream server's
@@ -136,18 +143,44 @@ func (s *said) readText(t string, depth int) {
 
 // readList takes the first member that is about an error, and of the others
 // what they add.
-func (s *said) readList(list json.RawMessage, depth int) {
-	d := json.NewDecoder(bytes.NewReader(list))
-	if _, err := d.Token(); err != nil {
-		return
-	}
+func (s *said) readList(list json.RawMessage, depth int) bool {
+	rest := list[1:]
 	for range 16 {
-		var member json.RawMessage
-		if !d.More() || d.Decode(&member) != nil {
-			return
+		rest = bytes.TrimLeft(rest, ", \t\r\n")
+		if len(rest) == 0 || rest[0] == ']' {
+			return true
 		}
-		s.read(member, depth-1)
+		member := rest[:endOfValue(rest)]
+		if !s.read(member, depth-1) {
+			return false
+		}
+		rest = rest[len(member):]
 	}
+	return true
+}
+
+// endOfValue returns where the JSON value ends that b begins with: at the end
+// of b, if it is cut short.
+func endOfValue(b []byte) int {
+	depth, inString := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+		case depth == 0 && (c == ',' || c == ']' || c == '}'):
+			return i
+		case c == '}' || c == ']':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return len(b)
 }
 
 func (s *said) readObject(o *object, depth int) {
@@ -160,6 +193,20 @@ func (s *said) readObject(o *object, depth int) {
 		if isObject(o.Message) {
 			s.read(o.Message, depth-1)
 		}
+	}
+
+	if t := text(o.Error); t != "" { // a message, or a code with its description
+		if description := text(o.Description); description != "" {
+			set(&s.code, t)
+			set(&s.message, description)
+		}
+		s.readText(t, depth)
+	}
+	if !isObject(o.Message) {
+		if isList(o.Message) {
+			set(&s.message, string(o.Message))
+		}
+		s.readText(text(o.Message), depth)
 	}
 
 	kind := text(o.Type)
@@ -175,19 +222,6 @@ func (s *said) readObject(o *object, depth int) {
 	set(&s.status, text(o.Status))
 	set(&s.requestID, text(o.RequestID))
 	set(&s.retryable, string(o.Retryable))
-	if t := text(o.Error); t != "" { // a message, or a code with its description
-		if description := text(o.Description); description != "" {
-			set(&s.code, t)
-			set(&s.message, description)
-		}
-		s.readText(t, depth)
-	}
-	if !isObject(o.Message) {
-		if isList(o.Message) {
-			set(&s.message, string(o.Message))
-		}
-		s.readText(text(o.Message), depth)
-	}
 	set(&s.message, text(o.Detail), text(o.Msg), text(o.Title))
 	for _, t := range [...]json.RawMessage{o.Reason, o.Source} {
 		if t := text(t); t != "" {
@@ -272,6 +306,9 @@ func text(value json.RawMessage) string {
 	}
 	switch c := value[0]; {
 	case c == '"':
+		if plain := value[1 : len(value)-1]; bytes.IndexByte(plain, '\\') < 0 && utf8.Valid(plain) {
+			return capped(string(plain[:min(len(plain), textBytes)]), textBytes)
+		}
 		var s string
 		if json.Unmarshal(value, &s) != nil {
 			return ""
@@ -339,7 +376,7 @@ func completed(body []byte) []byte {
 		}
 	}
 	closing := func(kept []byte, open []byte) []byte {
-		whole := bytes.Clone(kept)
+		whole := append(make([]byte, 0, len(kept)+len(open)), kept...)
 		for _, bracket := range slices.Backward(open) {
 			whole = append(whole, bracket)
 		}
@@ -354,7 +391,13 @@ func completed(body []byte) []byte {
 		if i := bytes.LastIndexByte(kept, '\\'); i >= 0 && i > len(kept)-6 {
 			kept = kept[:i]
 		}
-		kept = append(bytes.ToValidUTF8(kept, nil), '"')
+		for len(kept) > 0 && !utf8.RuneStart(kept[len(kept)-1]) {
+			kept = kept[:len(kept)-1]
+		}
+		if len(kept) > 0 && kept[len(kept)-1] >= utf8.RuneSelf {
+			kept = kept[:len(kept)-1]
+		}
+		open = append(open, '"')
 	}
 	if whole := closing(kept, open); whole != nil {
 		return whole
@@ -373,7 +416,7 @@ func firstValue(body []byte) []byte {
 // plainText makes a message of a body that is not JSON: of a page of HTML, its
 // title.
 func plainText(body []byte) string {
-	page := string(body)
+	page := string(body[:min(len(body), textBytes)])
 	lower := strings.ToLower(page)
 	if strings.HasPrefix(lower, "<!doctype html") || strings.HasPrefix(lower, "<html") || strings.Contains(lower, "<title>") {
 		_, title, _ := strings.Cut(lower, "<title>")

@@ -77,17 +77,6 @@ func ask(ctx context.Context, client *http.Client, url string, c call) error {
 	return err
 }
 
-// advise says what a failure of ask means for its reader.
-func advise(err error) string {
-	switch sturdy.ClassOf(err) {
-	case sturdy.ErrAuthentication:
-		return "The server does not know this key. Sending it again does not help: correct it."
-	case sturdy.ErrQuotaExceeded:
-		return "The credit of this key is used up. Waiting does not help: add credit, or use another key."
-	}
-	return "This may pass: try again later."
-}
-
 // makeCalls makes the calls of s, as many at a time as there are goroutines.
 func makeCalls(ctx context.Context, name string, client *http.Client, s script, show *screen) (*outcome, error) {
 	server, err := startServer(s)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -128,8 +129,10 @@ func (s *screen) table(bare, firm *outcome) {
 // explain shows one failure, and what it means.
 func (s *screen) explain(o *outcome) {
 	for _, err := range o.errs {
-		if err != nil {
-			fmt.Fprintf(s, "\nOne of the failures:\n%v\n%s\n", err, advise(err))
+		var e *sturdy.Error
+		if errors.As(err, &e) {
+			advice := e.Advice("en")
+			fmt.Fprintf(s, "\nOne of the failures:\n%v\n%s\n%s\n", e, advice.Cause, advice.Remedy)
 			return
 		}
 	}
