@@ -58,6 +58,9 @@ func parseWait(s string, unit time.Duration) (time.Duration, bool) {
 // 5.6.7, and forgives "UTC" for "GMT". Unlike http.ParseTime it does not take
 // any other zone for GMT.
 func parseHTTPDate(s string) (t time.Time, ok bool) {
+	if s == "" {
+		return t, false
+	}
 	if local, ok := strings.CutSuffix(s, " UTC"); ok {
 		s = local + " GMT"
 	}

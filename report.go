@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -231,21 +230,13 @@ func plainHeader(h http.Header, secrets []string) http.Header {
 
 // modelOf returns the model that a request's JSON body asks for.
 func modelOf(req *http.Request) string {
-	d := json.NewDecoder(bytes.NewReader(bodyOf(req, reportBody)))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+	body := value(bytes.TrimSpace(bodyOf(req, reportBody)))
+	if !body.isObject() {
 		return ""
 	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return ""
-		}
-		var value json.RawMessage
-		if d.Decode(&value) != nil {
-			return ""
-		}
-		if name == "model" {
-			return capped(text(value), 256)
+	for name, member := range body.members() {
+		if string(name) == "model" {
+			return capped(member.text(), 256)
 		}
 	}
 	return ""

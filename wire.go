@@ -3,15 +3,12 @@ package sturdy
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"io"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // said is what the body of an error says, whatever shape it came in.
@@ -29,48 +26,94 @@ type said struct {
 // An object is any JSON object that an error body may have in it. The shapes of
 // all servers are laid over one another: none uses a name for another thing.
 type object struct {
-	Error       json.RawMessage `json:"error"` // an object, or a message
-	Errors      json.RawMessage `json:"errors"`
-	Message     json.RawMessage `json:"message"` // a text, a list of them, or an object
-	Msg         json.RawMessage `json:"msg"`
-	Detail      json.RawMessage `json:"detail"` // RFC 9457, FastAPI
-	Details     json.RawMessage `json:"details"`
-	Description json.RawMessage `json:"error_description"` // RFC 6749
-	Title       json.RawMessage `json:"title"`
-
-	Code      json.RawMessage `json:"code"`
-	ErrorCode json.RawMessage `json:"error_code"`
-	AWSType   json.RawMessage `json:"__type"`
-	Type      json.RawMessage `json:"type"`
-	ErrorType json.RawMessage `json:"error_type"`
-	AtType    json.RawMessage `json:"@type"`
-	Param     json.RawMessage `json:"param"`
-	Status    json.RawMessage `json:"status"`
-	Reason    json.RawMessage `json:"reason"`
-	RequestID json.RawMessage `json:"request_id"`
-	Retryable json.RawMessage `json:"retryable"`
-
-	Inner      json.RawMessage `json:"innererror"`
-	InnerToo   json.RawMessage `json:"inner_error"`
-	Metadata   json.RawMessage `json:"metadata"`
-	Raw        json.RawMessage `json:"raw"` // what an upstream server said
-	Response   json.RawMessage `json:"response"`
-	Violations json.RawMessage `json:"violations"`
-	QuotaID    json.RawMessage `json:"quotaId"`
-	QuotaLimit json.RawMessage `json:"quota_limit"`
-	Source     json.RawMessage `json:"limit_source"`
-
-	RetryDelay    json.RawMessage `json:"retryDelay"`
-	RetryAfter    json.RawMessage `json:"retry_after"`
-	EstimatedTime json.RawMessage `json:"estimated_time"`
+	err, errors, message, msg, detail, details, description, title                                 value // what went wrong, in words or in a further object
+	code, errorCode, awsType, kind, errorType, atType, param, status, reason, requestID, retryable value
+	inner, innerToo, metadata, raw, response, violations, quotaID, quotaLimit, source              value // further in: details, and what an upstream server said
+	retryDelay, retryAfter, estimatedTime                                                          value
 }
 
-// What of a body that is cut short is read, and what of a text in it: that
-// bounds the memory that a verdict takes.
-const (
-	cutBytes  = 24 << 10
-	textBytes = 8 << 10
-)
+// objectOf reads the members of a JSON object that an error may have.
+func objectOf(v value) (o object) {
+	for name, member := range v.members() {
+		if field := o.field(name); field != nil {
+			*field = member
+		}
+	}
+	return o
+}
+
+//nolint:gocyclo // a table
+func (o *object) field(name []byte) *value {
+	switch string(name) {
+	case "error": // an object, or a message
+		return &o.err
+	case "errors":
+		return &o.errors
+	case "message", "Message": // a text, a list of them, or an object
+		return &o.message
+	case "msg":
+		return &o.msg
+	case "detail": // RFC 9457, FastAPI
+		return &o.detail
+	case "details":
+		return &o.details
+	case "error_description": // RFC 6749
+		return &o.description
+	case "title":
+		return &o.title
+	case "code":
+		return &o.code
+	case "error_code":
+		return &o.errorCode
+	case "__type":
+		return &o.awsType
+	case "type":
+		return &o.kind
+	case "error_type":
+		return &o.errorType
+	case "@type":
+		return &o.atType
+	case "param":
+		return &o.param
+	case "status":
+		return &o.status
+	case "reason":
+		return &o.reason
+	case "request_id":
+		return &o.requestID
+	case "retryable":
+		return &o.retryable
+	case "innererror":
+		return &o.inner
+	case "inner_error":
+		return &o.innerToo
+	case "metadata":
+		return &o.metadata
+	case "raw": // what an upstream server said
+		return &o.raw
+	case "response":
+		return &o.response
+	case "violations":
+		return &o.violations
+	case "quotaId":
+		return &o.quotaID
+	case "quota_limit":
+		return &o.quotaLimit
+	case "limit_source":
+		return &o.source
+	case "retryDelay":
+		return &o.retryDelay
+	case "retry_after":
+		return &o.retryAfter
+	case "estimated_time":
+		return &o.estimatedTime
+	}
+	return nil
+}
+
+// textBytes is how much of a text is read: more than a message needs, and less
+// than a hostile server may send.
+const textBytes = 8 << 10
 
 // maxDepth is how many objects deep an error may be: a gateway's error, in it
 // an upstream server's as text, in it a list of details, in it their members.
@@ -104,140 +147,97 @@ func readBody(body []byte) said {
 		s.message = plainText(body)
 		return s
 	}
-	if !s.read(body, maxDepth) {
-		s.read(completed(body[:min(len(body), cutBytes)]), maxDepth)
-	}
+	s.read(body, maxDepth)
 	return s
 }
 
-// read takes up what a JSON value says, and reports whether it is JSON. What
-// was said before, further in, is not overwritten: it is nearer to the cause.
-func (s *said) read(value json.RawMessage, depth int) bool {
-	value = bytes.TrimSpace(value)
-	if len(value) == 0 || depth == 0 {
-		return true
-	}
-	switch value[0] {
-	case '"':
-		s.readText(text(value), depth)
-	case '[':
-		return s.readList(value, depth)
-	case '{':
-		var o object
-		if json.Unmarshal(value, &o) != nil {
-			return false
+// read takes up what a JSON value says. What was said before, further in, is
+// not overwritten: it is nearer to the cause.
+func (s *said) read(v value, depth int) {
+	switch {
+	case depth == 0:
+	case v.isText():
+		s.readText(v.text(), depth)
+	case v.isList():
+		n := 0
+		for member := range v.elements() {
+			s.read(member, depth-1)
+			if n++; n == 16 {
+				break // the first that is about an error counts, the others add to it
+			}
 		}
+	case v.isObject():
+		o := objectOf(v)
 		s.readObject(&o, depth)
 	}
-	return true
 }
 
 // readText takes a text as the message. Gateways put the upstream server's
 // error into it as JSON.
 func (s *said) readText(t string, depth int) {
-	if trimmed := strings.TrimSpace(t); strings.HasPrefix(trimmed, "{") && json.Valid([]byte(trimmed)) {
-		s.read(json.RawMessage(trimmed), depth-1)
+	if strings.HasPrefix(strings.TrimSpace(t), "{") {
+		s.read(value(strings.TrimSpace(t)), depth-1)
 	}
 	set(&s.message, t)
 }
 
-// readList takes the first member that is about an error, and of the others
-// what they add.
-func (s *said) readList(list json.RawMessage, depth int) bool {
-	rest := list[1:]
-	for range 16 {
-		rest = bytes.TrimLeft(rest, ", \t\r\n")
-		if len(rest) == 0 || rest[0] == ']' {
-			return true
-		}
-		member := rest[:endOfValue(rest)]
-		if !s.read(member, depth-1) {
-			return false
-		}
-		rest = rest[len(member):]
-	}
-	return true
-}
-
-// endOfValue returns where the JSON value ends that b begins with: at the end
-// of b, if it is cut short.
-func endOfValue(b []byte) int {
-	depth, inString := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
-			depth++
-		case depth == 0 && (c == ',' || c == ']' || c == '}'):
-			return i
-		case c == '}' || c == ']':
-			if depth--; depth == 0 {
-				return i + 1
-			}
-		}
-	}
-	return len(b)
-}
-
 func (s *said) readObject(o *object, depth int) {
 	// The cause lies deepest. A "type" of "error" only says that this is one.
-	s.read(o.Metadata, depth-1)
-	s.read(o.Raw, depth-1)
-	s.read(o.Response, depth-1)
-	if isObject(o.Error) || isList(o.Error) || isObject(o.Message) {
-		s.read(o.Error, depth-1)
-		if isObject(o.Message) {
-			s.read(o.Message, depth-1)
+	s.read(o.metadata, depth-1)
+	s.read(o.raw, depth-1)
+	s.read(o.response, depth-1)
+	if o.err.isObject() || o.err.isList() || o.message.isObject() {
+		s.read(o.err, depth-1)
+		if o.message.isObject() {
+			s.read(o.message, depth-1)
 		}
 	}
 
-	if t := text(o.Error); t != "" { // a message, or a code with its description
-		if description := text(o.Description); description != "" {
+	if t := o.err.text(); t != "" { // a message, or a code with its description
+		if description := o.description.text(); description != "" {
 			set(&s.code, t)
 			set(&s.message, description)
 		}
 		s.readText(t, depth)
 	}
-	if !isObject(o.Message) {
-		if isList(o.Message) {
-			set(&s.message, string(o.Message))
+	if !o.message.isObject() {
+		if o.message.isList() {
+			set(&s.message, string(o.message))
 		}
-		s.readText(text(o.Message), depth)
+		s.readText(o.message.text(), depth)
 	}
 
-	kind := text(o.Type)
-	if kind == "error" || strings.HasPrefix(text(o.AtType), "type.googleapis.com/") {
+	kind := o.kind.text()
+	if kind == "error" || strings.HasPrefix(o.atType.text(), "type.googleapis.com/") {
 		kind = ""
 	}
-	set(&s.code, text(o.Code), text(o.ErrorCode), lastOf(text(o.AWSType), '#'))
-	if code, err := strconv.Atoi(text(o.Code)); err == nil && 400 <= code && code < 600 {
-		s.http = code
+	set(&s.code, o.code.text(), o.errorCode.text(), lastOf(o.awsType.text(), '#'))
+	if code := o.code.text(); len(code) == 3 && (code[0] == '4' || code[0] == '5') {
+		if status, err := strconv.Atoi(code); err == nil {
+			s.http = status
+		}
 	}
-	set(&s.kind, kind, text(o.ErrorType))
-	set(&s.param, text(o.Param))
-	set(&s.status, text(o.Status))
-	set(&s.requestID, text(o.RequestID))
-	set(&s.retryable, string(o.Retryable))
-	set(&s.message, text(o.Detail), text(o.Msg), text(o.Title))
-	for _, t := range [...]json.RawMessage{o.Reason, o.Source} {
-		if t := text(t); t != "" {
+	set(&s.kind, kind, o.errorType.text())
+	set(&s.param, o.param.text())
+	set(&s.status, o.status.text())
+	set(&s.requestID, o.requestID.text())
+	set(&s.retryable, string(o.retryable))
+	set(&s.message, o.detail.text(), o.msg.text(), o.title.text())
+	for _, t := range [...]value{o.reason, o.source} {
+		if t := t.text(); t != "" {
 			s.reasons = append(s.reasons, t)
 		}
 	}
-	for _, t := range [...]json.RawMessage{o.QuotaID, o.QuotaLimit} {
-		if t := text(t); t != "" {
+	for _, t := range [...]value{o.quotaID, o.quotaLimit} {
+		if t := t.text(); t != "" {
 			s.quotas = append(s.quotas, t)
 		}
 	}
 	s.readWait(o)
 
 	// What is below these adds to what was said, and is no error by itself.
-	for _, more := range [...]json.RawMessage{o.Details, o.Errors, o.Detail, o.Violations, o.Inner, o.InnerToo} {
-		if isObject(more) || isList(more) {
+	for _, more := range [...]value{o.details, o.errors, o.detail, o.violations, o.inner, o.innerToo} {
+		if more.isObject() || more.isList() {
 			s.readMore(more, depth-1)
 		}
 	}
@@ -245,9 +245,9 @@ func (s *said) readObject(o *object, depth int) {
 
 // readMore takes up details: their codes are reasons, their messages count if
 // there is no other.
-func (s *said) readMore(value json.RawMessage, depth int) {
+func (s *said) readMore(v value, depth int) {
 	var more said
-	more.read(value, depth)
+	more.read(v, depth)
 	for _, code := range [...]string{more.code, more.kind} {
 		if code != "" {
 			s.reasons = append(s.reasons, code)
@@ -265,12 +265,12 @@ func (s *said) readWait(o *object) {
 	if s.wait != 0 {
 		return
 	}
-	if d, ok := protobufDuration(text(o.RetryDelay)); ok {
+	if d, ok := protobufDuration(o.retryDelay.text()); ok {
 		s.wait = d
 		return
 	}
-	for _, seconds := range [...]json.RawMessage{o.RetryAfter, o.EstimatedTime} {
-		if d, ok := seconds64(text(seconds)); ok {
+	for _, seconds := range [...]value{o.retryAfter, o.estimatedTime} {
+		if d, ok := seconds64(seconds.text()); ok {
 			s.wait = d
 			return
 		}
@@ -279,6 +279,9 @@ func (s *said) readWait(o *object) {
 
 // seconds64 reads a number of seconds, as JSON writes it.
 func seconds64(s string) (time.Duration, bool) {
+	if s == "" {
+		return 0, false
+	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil || !(f > 0) || math.IsInf(f, 0) || strings.ContainsAny(s, "xX_nNpP+") {
 		return 0, false
@@ -298,31 +301,6 @@ func set(field *string, values ...string) {
 	}
 }
 
-// text returns a JSON string's value, a number as it is written, and nothing
-// for anything else.
-func text(value json.RawMessage) string {
-	if len(value) == 0 {
-		return ""
-	}
-	switch c := value[0]; {
-	case c == '"':
-		if plain := value[1 : len(value)-1]; bytes.IndexByte(plain, '\\') < 0 && utf8.Valid(plain) {
-			return capped(string(plain[:min(len(plain), textBytes)]), textBytes)
-		}
-		var s string
-		if json.Unmarshal(value, &s) != nil {
-			return ""
-		}
-		return s
-	case c == '-', '0' <= c && c <= '9':
-		return string(value)
-	}
-	return ""
-}
-
-func isObject(value json.RawMessage) bool { return len(value) > 0 && value[0] == '{' }
-func isList(value json.RawMessage) bool   { return len(value) > 0 && value[0] == '[' }
-
 // firstEvent returns the data of the first error in a stream of events, or body
 // itself if it is no stream. llama.cpp has a field of its own for it.
 func firstEvent(body []byte) []byte {
@@ -336,79 +314,6 @@ func firstEvent(body []byte) []byte {
 				return bytes.TrimSpace(value)
 			}
 		}
-	}
-	return nil
-}
-
-// completed makes JSON of a body that was cut short: it closes what is open,
-// after the last place where that is possible. It returns nil if there is none.
-func completed(body []byte) []byte {
-	type place struct {
-		end  int    // of what is kept
-		open []byte // brackets to close, the innermost last
-	}
-	var open []byte
-	var last place
-	inString := false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{':
-			open = append(open, '}')
-		case c == '[':
-			open = append(open, ']')
-		case c == '}' || c == ']':
-			if len(open) == 0 {
-				return nil
-			}
-			if open = open[:len(open)-1]; len(open) == 0 {
-				return firstValue(body[:i+1])
-			}
-		case c == ',':
-			last = place{i, bytes.Clone(open)}
-		}
-		if len(open) > 64 {
-			return nil
-		}
-	}
-	closing := func(kept []byte, open []byte) []byte {
-		whole := append(make([]byte, 0, len(kept)+len(open)), kept...)
-		for _, bracket := range slices.Backward(open) {
-			whole = append(whole, bracket)
-		}
-		if json.Valid(whole) {
-			return whole
-		}
-		return nil
-	}
-	kept := body
-	if inString {
-		// Half of an escape or of a character is no text.
-		if i := bytes.LastIndexByte(kept, '\\'); i >= 0 && i > len(kept)-6 {
-			kept = kept[:i]
-		}
-		for len(kept) > 0 && !utf8.RuneStart(kept[len(kept)-1]) {
-			kept = kept[:len(kept)-1]
-		}
-		if len(kept) > 0 && kept[len(kept)-1] >= utf8.RuneSelf {
-			kept = kept[:len(kept)-1]
-		}
-		open = append(open, '"')
-	}
-	if whole := closing(kept, open); whole != nil {
-		return whole
-	}
-	return closing(body[:last.end], last.open)
-}
-
-// firstValue returns the JSON value that body begins with, of several.
-func firstValue(body []byte) []byte {
-	if json.Valid(body) {
-		return body
 	}
 	return nil
 }
