@@ -51,21 +51,24 @@ var codeClasses = map[string]Class{
 	"sensitive_words_detected":         ErrContentFilter,
 	"contentpolicyviolationerror":      ErrContentFilter,
 
-	"invalid_api_key":             ErrAuthentication,
-	"incorrect_api_key":           ErrAuthentication,
-	"api_key_invalid":             ErrAuthentication,
-	"authentication_error":        ErrAuthentication,
-	"unauthenticated":             ErrAuthentication,
-	"account_deactivated":         ErrAuthentication,
-	"mismatched_organization":     ErrAuthentication,
-	"no_organization":             ErrAuthentication,
-	"invalid_organization":        ErrAuthentication,
-	"ip_not_authorized":           ErrAuthentication,
-	"invalid_grant":               ErrAuthentication,
-	"invalid_client":              ErrAuthentication,
-	"unrecognizedclientexception": ErrAuthentication,
-	"token_not_found_in_db":       ErrAuthentication,
-	"expired_key":                 ErrAuthentication,
+	"invalid_api_key":                     ErrAuthentication,
+	"incorrect_api_key":                   ErrAuthentication,
+	"api_key_invalid":                     ErrAuthentication,
+	"authentication_error":                ErrAuthentication,
+	"unauthenticated":                     ErrAuthentication,
+	"account_deactivated":                 ErrAuthentication,
+	"mismatched_organization":             ErrAuthentication,
+	"no_organization":                     ErrAuthentication,
+	"invalid_organization":                ErrAuthentication,
+	"ip_not_authorized":                   ErrAuthentication,
+	"invalid_grant":                       ErrAuthentication,
+	"invalid_client":                      ErrAuthentication,
+	"unrecognizedclientexception":         ErrAuthentication,
+	"token_not_found_in_db":               ErrAuthentication,
+	"expiredtokenexception":               ErrAuthentication,
+	"invalidsignatureexception":           ErrAuthentication,
+	"missingauthenticationtokenexception": ErrAuthentication,
+	"expired_key":                         ErrAuthentication,
 
 	"missing_scope":                        ErrPermissionDenied,
 	"permission_error":                     ErrPermissionDenied,
@@ -140,7 +143,8 @@ var phrases = []struct {
 	{ErrContextLength, []string{
 		"maximum context length is", "context length is only", "maximum context length of", "exceeds the context window",
 		"exceeds the available context size", "larger than the maximum context size", "exceed context limit",
-		"exceeded max context length", "too large for model with", "context length exceeded", "longer than the model's context length",
+		"exceeded max context length",
+		"longer than the maximum model length", "`inputs` must have less than", "contextwindowexceedederror", "too large for model with", "context length exceeded", "longer than the model's context length",
 		"model's maximum context limit", "exceeds the model's maximum context", "exceeds model context",
 		"prompt is too long", "maximum prompt length is", "maximum input length is", "input is too long for requested model",
 		"`inputs` tokens + `max_new_tokens` must be", "exceeds the maximum number of tokens allowed",
@@ -229,7 +233,7 @@ func byQuota(ev *evidence) Class {
 	if ev.wait > 0 || ev.header.Get("Retry-After") != "" || ev.header.Get("Retry-After-Ms") != "" {
 		return 0
 	}
-	if ev.has(longPeriods...) || ev.has("exceeded your current quota") && len(ev.quotas) == 0 && !ev.says(ErrRateLimit) {
+	if ev.has(longPeriods...) && !ev.has("minute", "per second") || ev.has("exceeded your current quota") && len(ev.quotas) == 0 && !ev.says(ErrRateLimit) {
 		return ErrQuotaExceeded
 	}
 	return 0
