@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -43,6 +44,9 @@ func fresh(req *http.Request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	if body == nil {
+		return nil, errors.New("sturdy: Request.GetBody returned nothing")
+	}
 	next.Body = body
 	return next, nil
 }
@@ -62,19 +66,22 @@ type peeked struct {
 	off int // how much of ahead the reader has
 }
 
-// peek replaces body by one that reads the same, and returns what of it came
-// within peekTime, at most peekBytes. The read that is under way when time is
-// up goes on, in a goroutine that ends with it: at the latest when the body is
-// closed.
-func peek(ctx context.Context, body io.ReadCloser) *peeked {
-	p := &peeked{body: body, done: make(chan struct{})}
+// peek returns a body that reads as body does, after it has read ahead for at
+// most peekTime and peekBytes. The read that is under way when time is up goes
+// on, in a goroutine that ends with it: at the latest when the body is closed.
+func peek(ctx context.Context, cancel <-chan struct{}, body io.ReadCloser) *peeked {
+	p, ok := body.(*peeked)
+	if !ok {
+		p = &peeked{body: body}
+	}
+	p.resume()
 	t := time.NewTimer(peekTime)
 	defer t.Stop()
-	go p.readAhead()
 	select {
 	case <-p.done:
 	case <-t.C:
 	case <-ctx.Done():
+	case <-cancel:
 	}
 	p.mu.Lock()
 	p.stop = true
@@ -82,8 +89,27 @@ func peek(ctx context.Context, body io.ReadCloser) *peeked {
 	return p
 }
 
-func (p *peeked) readAhead() {
-	defer close(p.done)
+// resume reads ahead, unless somebody does, or all was read that may be.
+func (p *peeked) resume() {
+	p.mu.Lock()
+	p.stop = false
+	p.mu.Unlock()
+	if p.done != nil {
+		select {
+		case <-p.done:
+		default:
+			return
+		}
+		if !p.late() {
+			return
+		}
+	}
+	p.done = make(chan struct{})
+	go p.readAhead(p.done)
+}
+
+func (p *peeked) readAhead(done chan<- struct{}) {
+	defer close(done)
 	defer func() {
 		// The panic belongs to whoever reads the body.
 		if v := recover(); v != nil {
@@ -176,18 +202,19 @@ func discard(body io.ReadCloser) <-chan struct{} {
 		}
 	}
 	done := make(chan struct{})
-	var once sync.Once
-	end := func() {
+	tell := sync.OnceFunc(func() { close(done) })
+	end := sync.OnceFunc(func() {
 		// A body that panics is no worse than one that ends: nobody reads it.
 		defer func() { _ = recover() }()
-		once.Do(func() {
-			defer close(done)
-			body.Close()
-		})
-	}
-	timer := time.AfterFunc(drainTime, end)
+		body.Close()
+	})
+	timer := time.AfterFunc(drainTime, func() {
+		tell() // whatever Close does
+		end()
+	})
 	go func() {
 		defer func() { _ = recover() }()
+		defer tell()
 		defer end()
 		defer timer.Stop()
 		_, _ = io.CopyN(io.Discard, body, drainBytes)

@@ -71,7 +71,7 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 	w := watchers{b.Observe, watch}
 	report := func(events []Event) {
 		for _, ev := range events {
-			ev.Key = k.display(w)
+			ev.Key = k.display(req, w)
 			w.see(req, ev)
 		}
 	}

@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -97,12 +98,8 @@ func judge(req *http.Request, resp *http.Response, err error) *Error {
 	if resp.StatusCode < 400 {
 		return nil
 	}
-	if resp.Request != nil {
-		v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
-		// Somebody between two layers may have made another answer of it.
-		if v != nil && v.resp == resp && v.err.StatusCode == resp.StatusCode {
-			return v.err
-		}
+	if v := verdictOf(resp); v != nil {
+		return v.err
 	}
 	return judgeAnew(req, resp)
 }
@@ -110,10 +107,26 @@ func judge(req *http.Request, resp *http.Response, err error) *Error {
 // judgeAnew judges an answer whatever the verdict was before.
 func judgeAnew(req *http.Request, resp *http.Response) *Error {
 	e := judgeAnswer(req, resp)
+	if resp.Request != nil {
+		req = resp.Request // what was sent, in the end
+	}
 	if req != nil {
 		resp.Request = req.WithContext(&verdict{Context: req.Context(), resp: resp, err: e})
 	}
 	return e
+}
+
+// verdictOf returns the verdict that travels with resp, or nil. Somebody
+// between two layers may have made another answer of it.
+func verdictOf(resp *http.Response) *verdict {
+	if resp.Request == nil {
+		return nil
+	}
+	v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
+	if v == nil || v.resp != resp || v.err.StatusCode != resp.StatusCode {
+		return nil
+	}
+	return v
 }
 
 func judgeAnswer(req *http.Request, resp *http.Response) *Error {
@@ -125,7 +138,7 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		if req != nil {
 			ctx = req.Context()
 		}
-		p := peek(ctx, resp.Body)
+		p := peek(ctx, cancelled(orEmpty(req)), resp.Body)
 		resp.Body = p
 		ahead, _ := p.bytes()
 		hasty = p.late()
@@ -134,14 +147,18 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 	ev := newEvidence(resp.StatusCode, resp.Header, body)
 
 	secrets := secretsOf(req)
+	if resp.Request != req {
+		secrets = append(secrets, secretsOf(resp.Request)...) // a base may have added one
+	}
+	shown := func(s string) string { return capped(withoutSecrets(s, secrets), maxMessage) }
 	e := &Error{
 		Class:      ev.class(),
 		StatusCode: resp.StatusCode,
-		Code:       withoutSecrets(capped(ev.code, maxMessage), secrets),
-		Type:       withoutSecrets(capped(ev.kind, maxMessage), secrets),
-		Param:      withoutSecrets(capped(ev.param, maxMessage), secrets),
-		Message:    capped(withoutSecrets(capped(ev.message, 4*maxMessage), secrets), maxMessage),
-		RequestID:  requestID(resp.Header, ev.requestID),
+		Code:       shown(ev.code),
+		Type:       shown(ev.kind),
+		Param:      shown(ev.param),
+		Message:    shown(ev.message),
+		RequestID:  shown(requestID(resp.Header, ev.requestID)),
 		Attempts:   attemptOf(orEmpty(req)),
 		Time:       now,
 		hasty:      hasty,
@@ -281,17 +298,15 @@ func (ev *evidence) retryAfter(c Class, now time.Time) time.Duration {
 // again is what else than the class says whether the same request may succeed
 // later.
 func (ev *evidence) again(c Class) again {
-	switch ev.header.Get("X-Should-Retry") {
-	case "true":
-		return againYes
+	switch cmp.Or(ev.header.Get("X-Should-Retry"), ev.retryable) {
 	case "false":
 		return againNever
-	}
-	switch {
-	case ev.retryable == "true" && c != ErrQuotaExceeded:
+	case "true":
+		switch c {
+		case ErrQuotaExceeded, ErrAuthentication, ErrPermissionDenied: // a person has to act first
+			return againByClass
+		}
 		return againYes
-	case ev.retryable == "false":
-		return againNever
 	}
 	switch ev.status {
 	case 499, // the server believes that the caller has left

@@ -102,7 +102,9 @@ func (v value) text() string {
 	if n := len(inner); n > 0 && inner[n-1] == '"' && v.end() == len(v) {
 		inner = inner[:n-1]
 	}
-	inner = inner[:min(len(inner), textBytes)]
+	if len(inner) > textBytes {
+		inner = inner[:len(cutText(string(inner[:textBytes+1]), textBytes))]
+	}
 	if bytes.IndexByte(inner, '\\') < 0 {
 		return strings.ToValidUTF8(string(inner), "")
 	}

@@ -32,10 +32,14 @@ func (k key) String() string {
 	return fmt.Sprintf("%s://%s#%08x", k.scheme, k.host, uint32(k.credential)) //nolint:gosec // cut on purpose
 }
 
-// display is String if anybody is there to read it.
-func (k key) display(w watchers) string {
-	if !w.any() {
+// display is String if anybody is there to read it. A caller's own key may be
+// the credential itself.
+func (k key) display(req *http.Request, w watchers) string {
+	switch {
+	case !w.any():
 		return ""
+	case k.name != "":
+		return withoutSecrets(k.name, secretsOf(req))
 	}
 	return k.String()
 }
@@ -95,13 +99,16 @@ func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
 	return e
 }
 
-func (m *keyed[S]) release(e *entry[S]) {
+// release ends a use of e, and reports whether e is remembered.
+func (m *keyed[S]) release(e *entry[S]) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.users--
 	if e.users == 0 && len(m.entries) > maxKeys && !m.evict() {
 		m.remove(e)
+		return false
 	}
+	return true
 }
 
 // shared reports whether others use e at the same time.
@@ -147,7 +154,7 @@ func (m *keyed[S]) fingerprint(credential string) uint64 {
 func credentialOf(req *http.Request) string {
 	for _, name := range [...]string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
 		if v := req.Header[name]; len(v) > 0 && v[0] != "" {
-			return v[0]
+			return signer(v[0])
 		}
 	}
 	if req.URL == nil {
@@ -162,4 +169,20 @@ func credentialOf(req *http.Request) string {
 		}
 	}
 	return ""
+}
+
+// signer returns who signed a request, of a credential that is a signature and
+// so is another each time: AWS Signature Version 4, HTTP signatures, Digest,
+// OAuth 1. Any other credential it returns as it is.
+func signer(credential string) string {
+	if !strings.Contains(credential, "ignature=") && !strings.Contains(credential, "nonce=") {
+		return credential
+	}
+	for _, name := range [...]string{"Credential=", "keyId=", "username=", "oauth_consumer_key="} {
+		if _, id, ok := strings.Cut(credential, name); ok {
+			id, _, _ := cutAny(strings.TrimPrefix(id, `"`), `",/`) // AWS appends the date
+			return id
+		}
+	}
+	return credential
 }

@@ -124,10 +124,10 @@ func (l *RateLimit) wait(req *http.Request, entry *entry[*gate], w watchers) (ep
 		waited, epoch, err = entry.state.enter(req, l.MaxWait)
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		w.see(req, Event{Kind: EventRefuse, Key: entry.key.display(w), Err: e})
+		w.see(req, Event{Kind: EventRefuse, Key: entry.key.display(req, w), Err: e})
 	}
 	if waited += limited; err == nil && waited > 0 {
-		w.see(req, Event{Kind: EventWait, Key: entry.key.display(w), Wait: waited})
+		w.see(req, Event{Kind: EventWait, Key: entry.key.display(req, w), Wait: waited})
 	}
 	return epoch, err
 }
@@ -174,7 +174,7 @@ func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *
 			e.notBefore = until
 		}
 		if e.RetryAfter > 0 && news {
-			w.see(req, Event{Kind: EventPause, Key: entry.key.display(w), Wait: e.RetryAfter, Err: e})
+			w.see(req, Event{Kind: EventPause, Key: entry.key.display(req, w), Wait: e.RetryAfter, Err: e})
 		}
 	default:
 		g.taken(epoch)

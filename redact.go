@@ -1,7 +1,6 @@
 package sturdy
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -173,18 +172,38 @@ func likeCredential(word string) bool {
 	})
 }
 
-// causeText is the text of a cause without secrets. A url.Error's URL is left
-// out: net/http hides its password, but not its query.
+// causeText is the text of a cause without secrets. The URL of a url.Error, any
+// in the tree, is left out: net/http hides its password, but not its query.
 func causeText(err error, secrets []string) string {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		text := u.Op + " " + redacted
-		if u.Err != nil {
-			text += ": " + u.Err.Error()
+	text := err.Error()
+	walk(err, func(err error) {
+		if u, ok := err.(*url.Error); ok { //nolint:errorlint // walks the tree
+			short := u.Op + " " + redacted
+			if u.Err != nil {
+				short += ": " + u.Err.Error()
+			}
+			text = strings.ReplaceAll(text, u.Error(), short)
+			secrets = append(secrets, secretsOf(urlOnly(u.URL))...)
 		}
-		text = strings.ReplaceAll(err.Error(), u.Error(), text)
-		return withoutSecrets(text, append(secretsOf(urlOnly(u.URL)), secrets...))
+	})
+	return withoutSecrets(text, secrets)
+}
+
+// walk calls f with err and all that it wraps.
+func walk(err error, f func(error)) {
+	f(err)
+	switch u := err.(type) { //nolint:errorlint // walks the tree
+	case interface{ Unwrap() error }:
+		if next := u.Unwrap(); next != nil {
+			walk(next, f)
+		}
+	case interface{ Unwrap() []error }:
+		for _, next := range u.Unwrap() {
+			if next != nil {
+				walk(next, f)
+			}
+		}
 	}
-	return withoutSecrets(err.Error(), secrets)
 }
 
 // urlOnly is a request of a URL that is known as text alone.
@@ -218,6 +237,15 @@ func oneLine(s string, limit int) string {
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// cutText is capped for a text with secrets still in it: it cuts between two
+// words, lest half of a secret, which nobody recognises, is left.
+func cutText(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return s[:max(strings.LastIndexByte(s[:limit], ' '), 0)]
+}
 
 // capped cuts s to at most limit bytes, between two characters.
 func capped(s string, limit int) string {

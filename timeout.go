@@ -64,6 +64,9 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 		}
 		return resp, nil
 	}
+	if !inTime {
+		cancel(errHeaderTimeout) // the timer's goroutine may not have run yet
+	}
 	if context.Cause(ctx) != errHeaderTimeout || gone(req) != nil { //nolint:errorlint // the value itself
 		return resp, err
 	}

@@ -321,7 +321,7 @@ func firstEvent(body []byte) []byte {
 // plainText makes a message of a body that is not JSON: of a page of HTML, its
 // title.
 func plainText(body []byte) string {
-	page := string(body[:min(len(body), textBytes)])
+	page := cutText(string(body[:min(len(body), textBytes+1)]), textBytes)
 	lower := strings.ToLower(page)
 	if strings.HasPrefix(lower, "<!doctype html") || strings.HasPrefix(lower, "<html") || strings.Contains(lower, "<title>") {
 		_, title, _ := strings.Cut(lower, "<title>")
@@ -332,7 +332,7 @@ func plainText(body []byte) string {
 		at := strings.Index(lower, "<title>") + len("<title>")
 		return strings.TrimSpace(page[at : at+len(title)])
 	}
-	return capped(page, 4*maxMessage)
+	return page
 }
 
 // cutAny cuts s before the first of any of these characters.
