@@ -19,6 +19,7 @@ type call struct {
 	began   time.Time    // its place among others that wait
 	method  string       // with url: what tells it from
 	url     *url.URL     // a request that only borrows its context
+	latest  time.Time    // no attempt may begin later; zero for any time
 	attempt atomic.Int32 // how many times it was sent, this time included
 	over    atomic.Bool  // its answer is back with the caller
 }
@@ -156,8 +157,12 @@ func sleep(req *http.Request, d time.Duration) error {
 	return gone(req)
 }
 
-// tooLate reports whether a wait of d would end after the caller's deadline.
-func tooLate(req *http.Request, d time.Duration) bool {
-	deadline, ok := req.Context().Deadline()
-	return ok && time.Until(deadline) <= d
+// deadlineOf is when req has to be sent by: the context's deadline, or the end
+// of Retry.MaxElapsed if that is sooner.
+func deadlineOf(req *http.Request) (deadline time.Time, ok bool) {
+	deadline, ok = req.Context().Deadline()
+	if c := callOf(req); c != nil && !c.latest.IsZero() && (!ok || c.latest.Before(deadline)) {
+		return c.latest, true
+	}
+	return deadline, ok
 }

@@ -77,6 +77,10 @@ func (g *gate) enter(req *http.Request, maxWait time.Duration) (waited time.Dura
 		g.mu.Unlock()
 		return 0, epoch, nil
 	}
+	if end := gone(req); end != nil {
+		g.mu.Unlock()
+		return 0, 0, end
+	}
 	began := time.Now()
 	if g.queue.Len() == 0 && g.take(began) == 0 {
 		epoch = g.epoch
@@ -85,7 +89,7 @@ func (g *gate) enter(req *http.Request, maxWait time.Duration) (waited time.Dura
 	}
 	t := newTurn(req, began, maxWait)
 	place := g.insert(t)
-	if g.refuse(t, began, g.turnIn(began, place)) {
+	if g.refuse(t, began, g.turnIn(began, g.ahead(place))) {
 		g.queue.Remove(place)
 		g.mu.Unlock()
 		return 0, 0, t.err
@@ -113,9 +117,9 @@ func newTurn(req *http.Request, now time.Time, maxWait time.Duration) *turn {
 		t.arrived = c.began
 	}
 	if maxWait > 0 {
-		t.latest, t.why = now.Add(maxWait), errMaxWait
+		t.latest, t.why = now.Add(maxWait+1), errMaxWait // a turn at MaxWait is in time
 	}
-	if deadline, ok := req.Context().Deadline(); ok && (t.latest.IsZero() || deadline.Before(t.latest)) {
+	if deadline, ok := deadlineOf(req); ok && (t.latest.IsZero() || deadline.Before(t.latest)) {
 		t.latest, t.why = deadline, context.DeadlineExceeded
 	}
 	return t
@@ -137,7 +141,7 @@ func (g *gate) leave(t *turn, place *list.Element) {
 	select {
 	case <-t.ready:
 		if t.err == nil && g.bucket != nil {
-			g.spare++
+			g.spare = min(g.spare+1, g.burst)
 		}
 	default:
 		g.queue.Remove(place)
@@ -188,8 +192,17 @@ func (g *gate) limitAt(now time.Time) rate.Limit {
 	return g.limit
 }
 
-// turnIn estimates how long the request at this place will wait.
-func (g *gate) turnIn(now time.Time, place *list.Element) time.Duration {
+// ahead is how many are in the queue before place. Most are the last.
+func (g *gate) ahead(place *list.Element) int {
+	n := g.queue.Len() - 1
+	for e := place.Next(); e != nil; e = e.Next() {
+		n--
+	}
+	return n
+}
+
+// turnIn estimates how long a request with so many ahead of it will wait.
+func (g *gate) turnIn(now time.Time, ahead int) time.Duration {
 	start := now
 	if g.paused.After(now) {
 		start = g.paused
@@ -199,11 +212,7 @@ func (g *gate) turnIn(now time.Time, place *list.Element) time.Duration {
 	if g.bucket == nil {
 		return wait
 	}
-	ahead := 1
-	for e := place.Prev(); e != nil; e = e.Prev() {
-		ahead++
-	}
-	if missing := float64(ahead-g.spare) - g.bucket.TokensAt(start); missing > 0 && limit != rate.Inf {
+	if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 && limit != rate.Inf {
 		wait += ceilSeconds(missing / float64(limit))
 	}
 	return wait
@@ -292,12 +301,15 @@ func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time, n
 	if g.bucket != nil || g.pace.peak != 0 {
 		g.drain(resume)
 	}
+	ahead := 0
 	for e := g.queue.Front(); e != nil; {
 		t, _ := e.Value.(*turn)
 		next := e.Next()
-		if g.refuse(t, now, g.turnIn(now, e)) {
+		if g.refuse(t, now, g.turnIn(now, ahead)) {
 			g.queue.Remove(e)
 			close(t.ready)
+		} else {
+			ahead++
 		}
 		e = next
 	}

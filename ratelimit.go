@@ -31,7 +31,7 @@ import (
 type RateLimit struct {
 	Base    http.RoundTripper            // sends the requests; nil means http.DefaultTransport
 	Limit   rate.Limit                   // requests per second for each key, a ceiling; zero or negative means none
-	Burst   int                          // requests that may leave at once; zero means 1
+	Burst   int                          // requests that may leave at once; zero or negative means 1
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m for a server's pause where there is none
 	Fixed   bool                         // do not learn a rate from refusals: wait as told, no more
@@ -40,6 +40,10 @@ type RateLimit struct {
 
 	gates keyed[*gate]
 }
+
+// maxPause is the longest that a server's wish holds a key. One that asks for
+// more, by mistake perhaps, is asked again after it.
+const maxPause = time.Hour
 
 // A Limiter says when n more requests may be sent: it waits until then, or
 // returns an error if that is not before the context ends. A *rate.Limiter is
@@ -67,7 +71,12 @@ func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(c
 		return nil, err
 	}
 	entry := l.gates.use(l.keyOf(req), l.newGate)
-	defer l.gates.release(entry)
+	var e *Error
+	defer func() {
+		if !l.gates.release(entry) && e != nil {
+			e.notBefore = time.Time{} // nobody is in charge of the wait any more
+		}
+	}()
 	w := watchers{l.Observe, watch}
 
 	epoch, err := l.wait(req, entry, w)
@@ -76,19 +85,21 @@ func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(c
 	}
 	passed = true
 	resp, err := send(next, req)
-	l.learn(req, entry, epoch, judge(req, resp, err), w)
-	return resp, err
+	if e = judge(req, resp, err); err != nil {
+		e = nil // no answer says nothing of a limit
+		return nil, err
+	}
+	l.learn(req, entry, epoch, e, w)
+	return resp, nil
 }
 
 func (l *RateLimit) check() error {
 	switch {
 	case math.IsNaN(float64(l.Limit)):
 		return misconfigured("RateLimit.Limit is not a number")
-	case l.Burst < 0:
-		return misconfigured("RateLimit.Burst is negative: %d", l.Burst)
 	case l.Limiter != nil && (l.Limit > 0 || l.Burst > 0):
 		return misconfigured("RateLimit.Limiter is set, and so is Limit or Burst")
-	case l.Burst > 0 && l.Limit <= 0:
+	case l.Burst > 0 && l.Limit == 0:
 		return misconfigured("RateLimit.Burst is set without RateLimit.Limit")
 	}
 	return nil
@@ -165,11 +176,10 @@ func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *
 	switch {
 	case e == nil:
 		g.taken(epoch)
-	case e.StatusCode == 0: // no answer says nothing of a limit
 	case e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0:
 		// One alone needs no pace, the pause is enough.
 		learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
-		until, news := g.pause(e.RetryAfter, epoch, learn)
+		until, news := g.pause(min(e.RetryAfter, maxPause), epoch, learn)
 		if e.RetryAfter > 0 {
 			e.notBefore = until
 		}

@@ -353,7 +353,6 @@ func TestAPanicInAKeyFunctionClosesTheBody(t *testing.T) {
 func TestRateLimitReportsBadSettings(t *testing.T) {
 	for field, l := range map[string]*RateLimit{
 		"RateLimit.Limit":   {Limit: rate.Limit(math.NaN())},
-		"RateLimit.Burst":   {Limit: 1, Burst: -1},
 		"without RateLimit": {Burst: 5},
 		"RateLimit.Limiter": {Limit: 1, Limiter: rate.NewLimiter(1, 1)},
 	} {

@@ -74,15 +74,22 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		return send(next, req)
 	}
 	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL}
+	if r.MaxElapsed > 0 {
+		c.latest = c.began.Add(r.MaxElapsed)
+	}
 	defer c.over.Store(true)
 	w := watchers{r.Observe, watch}
 
 	attempt := req.WithContext(c)
 	var in, last result // in hand, and given up before
 	var history []Attempt
+	var another *http.Request // the next attempt, while nobody has it
 	defer func() {
 		if in.resp != nil {
 			in.resp.Body.Close()
+		}
+		if another != nil {
+			closeBody(another)
 		}
 	}()
 	handBack := func(r result, n int) (*http.Response, error) {
@@ -95,6 +102,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		if in.e = judge(attempt, in.resp, in.err); in.e == nil {
 			return handBack(in, n)
 		}
+		in.own(n, history)
 		if in.e.Class.kindOf(ErrNotSent) {
 			in.e.Attempts = n - 1
 			if last.whole() {
@@ -102,9 +110,9 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 			}
 			return handBack(in, n-1)
 		}
-		in.e.Attempts, in.e.history = n, history
-		wait, again := r.next(req, in.e, c.began)
-		if again && in.e.hasty {
+		wait, again := r.next(attempt, in.e)
+		if again && in.resp != nil {
+			in.hold(attempt)
 			wait, again = r.reconsider(attempt, &in, wait)
 		}
 		if !again {
@@ -113,21 +121,20 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 			}
 			return handBack(in, n)
 		}
-		w.see(attempt, Event{Kind: EventRetry, Wait: wait, Err: in.e})
-		another, err := fresh(attempt)
-		if err != nil {
+		var err error
+		if another, err = fresh(attempt); err != nil {
 			return handBack(in, n) // says more than that its request cannot be repeated
 		}
-		attempt = another
+		w.see(attempt, Event{Kind: EventRetry, Wait: wait, Err: in.e})
 		history = append(history, in.e.attempt())
 		history[n-1].Wait = max(wait, time.Until(in.e.notBefore))
 		last, in.resp = in, nil
 		drained := last.giveUp()
 		if err := sleep(req, wait); err != nil {
-			closeBody(attempt)
 			return nil, err
 		}
 		<-drained
+		attempt, another = another, nil
 	}
 }
 
@@ -140,7 +147,7 @@ func (r *Retry) check() error {
 
 // next decides whether another attempt follows the one that failed with e, and
 // how long to wait for it.
-func (r *Retry) next(req *http.Request, e *Error, began time.Time) (wait time.Duration, again bool) {
+func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again bool) {
 	if e.Attempts >= max(cmp.Or(r.Attempts, 5), 1) || !e.Retryable() || !replayable(req) || !r.safe(req, e) {
 		return 0, false
 	}
@@ -159,10 +166,7 @@ func (r *Retry) next(req *http.Request, e *Error, began time.Time) (wait time.Du
 		// RateLimit holds the request, in its place among the others.
 		wait, ready = 0, time.Until(e.notBefore)
 	}
-	if tooLate(req, ready) {
-		return 0, false
-	}
-	if r.MaxElapsed > 0 && time.Since(began)+ready > r.MaxElapsed {
+	if deadline, ok := deadlineOf(req); ok && time.Until(deadline) <= ready {
 		return 0, false
 	}
 	return wait, true
@@ -173,21 +177,22 @@ func (r *Retry) next(req *http.Request, e *Error, began time.Time) (wait time.Du
 // turn out to be one that waiting does not cure. It returns what is left of the
 // wait, and whether the new verdict is still to send the request again.
 func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (left time.Duration, again bool) {
-	until := time.Now().Add(wait)
-	ready := until
-	if in.e.notBefore.After(ready) {
-		ready = in.e.notBefore
-	}
-	for in.e.hasty {
+	began := time.Now()
+	again = true
+	for again && in.e.hasty {
+		ready := max(wait-time.Since(began), time.Until(in.e.notBefore))
 		p, ok := in.resp.Body.(*peeked)
-		if !ok || !p.more(req, time.Until(ready)) {
+		if !ok || !p.more(req, ready) {
 			break
 		}
 		old := in.e
 		in.e = judgeAnew(req, in.resp)
 		in.e.Attempts, in.e.history, in.e.notBefore = old.Attempts, old.history, old.notBefore
+		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() {
+			wait, again = r.next(req, in.e)
+		}
 	}
-	return max(time.Until(until), 0), in.e.Retryable() && r.safe(req, in.e)
+	return max(wait-time.Since(began), 0), again
 }
 
 // safe reports whether sending req again does no harm, whatever the server made
@@ -230,7 +235,10 @@ func (r *Retry) ceiling(n int) time.Duration {
 	}
 	// In floating point, so that no number of attempts overflows.
 	d := float64(cmp.Or(r.MinDelay, 500*time.Millisecond)) * math.Exp2(float64(n-1))
-	return time.Duration(min(d, float64(longest)))
+	if d >= float64(longest) {
+		return longest
+	}
+	return time.Duration(d)
 }
 
 // jitter returns a random part of d. With the whole range ("full jitter"),
@@ -248,6 +256,29 @@ func saturated(a, b time.Duration) time.Duration {
 		return math.MaxInt64
 	}
 	return a + b
+}
+
+// own makes the verdict Retry's own, before it writes to it: others may have
+// seen it, or a base may return the same for every request.
+func (l *result) own(n int, history []Attempt) {
+	e := *l.e
+	e.Attempts, e.history = n, history
+	l.e = &e
+	if l.resp != nil {
+		if v := verdictOf(l.resp); v != nil {
+			v.err = l.e
+		}
+	} else if _, ok := l.err.(*Error); ok { //nolint:errorlint // the value itself
+		l.err = l.e
+	}
+}
+
+// hold sees to it that the response's body remains in hand, also where a layer
+// between wraps what the classifier has read ahead.
+func (l *result) hold(req *http.Request) {
+	if _, ok := l.resp.Body.(*peeked); !ok && l.resp.Body != http.NoBody {
+		l.resp.Body = peek(req.Context(), cancelled(req), l.resp.Body)
+	}
 }
 
 // giveUp lets go of an attempt's response: the channel is closed when its
