@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -42,6 +43,7 @@ type Breaker struct {
 	Observe  func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
 	circuits keyed[*circuit]
+	open     atomic.Int32 // how many circuits are not closed
 }
 
 const maxOpenHint = time.Minute // the longest open period that a server may ask for
@@ -61,37 +63,90 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 			closeBody(req)
 		}
 	}()
-	k := originKey(req)
-	if b.Key != nil {
-		k = key{name: b.Key(req)}
-	}
-	entry := b.circuits.use(k, b.newCircuit)
+	entry := b.circuits.use(b.keyOf(req), b.newCircuit)
 	defer b.circuits.release(entry)
 	c := entry.state
-	w := watchers{b.Observe, watch}
-	report := func(events []Event) {
-		for _, ev := range events {
-			ev.Key = k.display(req, w)
-			w.see(req, ev)
-		}
-	}
+	report := reporter{entry.key, req, watchers{b.Observe, watch}}
 
-	done, events, err := c.admit(req, b.MaxWait)
+	a, waited, err := c.admit(req, b.MaxWait)
 	if err != nil {
-		report(events)
+		report.refusal(err)
 		return nil, err
 	}
 	// Whatever happens, the circuit hears of it: a probe that is never heard of
 	// again would leave it half-open for ever.
 	verdict := errNeutral
 	var e *Error
-	defer func() { report(c.settle(done, verdict, e)) }()
-	report(events)
+	defer func() { report.all(c.settle(a, verdict, e)) }()
+	report.wait(waited)
+	if a.probe != nil {
+		report.all([]Event{{Kind: EventHalfOpen}})
+	}
+	if again, ok := next.(interface{ rejoin(*http.Request) error }); ok && waited > 0 {
+		// In the meantime, others may have learned that they are too fast.
+		if err := again.rejoin(req); err != nil {
+			return nil, err
+		}
+	}
 	passed = true
 	resp, err := send(next, req)
 	e = judge(req, resp, err)
 	verdict = outcome(e)
 	return resp, err
+}
+
+// hold waits until the circuit may let req in, or refuses it, without letting it
+// in: in a Transport nobody pays a token, or waits for a turn, for a request that
+// the circuit refuses.
+func (b *Breaker) hold(req *http.Request, watch func(context.Context, Event)) error {
+	if b.open.Load() == 0 {
+		return nil
+	}
+	entry := b.circuits.use(b.keyOf(req), b.newCircuit)
+	defer b.circuits.release(entry)
+	report := reporter{entry.key, req, watchers{b.Observe, watch}}
+	entry.state.mu.Lock()
+	waited, err := entry.state.wait(req, b.MaxWait)
+	entry.state.mu.Unlock()
+	if err != nil {
+		report.refusal(err)
+		return err
+	}
+	report.wait(waited)
+	return nil
+}
+
+func (b *Breaker) keyOf(req *http.Request) key {
+	if b.Key != nil {
+		return key{name: b.Key(req)}
+	}
+	return originKey(req)
+}
+
+// A reporter tells what happened to a request, outside every lock.
+type reporter struct {
+	key key
+	req *http.Request
+	w   watchers
+}
+
+func (r *reporter) all(events []Event) {
+	for _, ev := range events {
+		ev.Key = r.key.display(r.req, r.w)
+		r.w.see(r.req, ev)
+	}
+}
+
+func (r *reporter) wait(d time.Duration) {
+	if d > 0 {
+		r.all([]Event{{Kind: EventWait, Wait: d}})
+	}
+}
+
+func (r *reporter) refusal(err error) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		r.all([]Event{{Kind: EventRefuse, Err: e}})
+	}
 }
 
 // What gobreaker is told of a request. A nil error is a success.
@@ -117,23 +172,40 @@ func outcome(e *Error) error {
 
 // A circuit is the state of one key. gobreaker keeps count, and sees to it that
 // an answer to a request from before the last change does not count. What it
-// has no notion of is here: an open period that grows, and those who wait.
+// has no notion of is here: an open period that grows, a probe that takes too
+// long, and those who wait.
 type circuit struct {
 	failures         int
 	openFor, maxOpen time.Duration
+	open             *atomic.Int32
 
 	mu      sync.Mutex
 	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
 	until   time.Time     // nobody is let in before; zero if the circuit is closed
 	opened  int           // how often in a row it opened
+	probe   *probe        // the last that was let in, until it is heard of
 	changed chan struct{} // closed at the next change; nil if nobody waits for one
 	events  []Event       // of changes that were not reported yet
 	last    *Error        // the failure that is being settled
 	lasting string        // what opened the circuit, in words
 }
 
+// A probe is a lease: when it is over, another one may be sent. The answer
+// counts all the same, however late.
+type probe struct {
+	done  func(error)
+	until time.Time
+	over  bool
+}
+
+// An admission is how to tell gobreaker what became of a request.
+type admission struct {
+	done  func(error)
+	probe *probe // nil for a request through a closed circuit
+}
+
 func (b *Breaker) newCircuit() *circuit {
-	c := &circuit{failures: cmp.Or(b.Failures, 10), openFor: b.OpenFor, maxOpen: b.MaxOpen}
+	c := &circuit{failures: cmp.Or(b.Failures, 10), openFor: b.OpenFor, maxOpen: b.MaxOpen, open: &b.open}
 	if c.openFor <= 0 {
 		c.openFor = time.Second
 	}
@@ -153,76 +225,101 @@ func (b *Breaker) newCircuit() *circuit {
 }
 
 // idle reports whether the circuit may be forgotten. A run of failures that has
-// not opened it is not worth keeping.
+// not opened it is not worth keeping, nor is an open period that is long over.
 func (c *circuit) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.until.IsZero()
+	if c.until.IsZero() {
+		return true
+	}
+	if time.Since(c.until) < maxOpenHint {
+		return false
+	}
+	c.until = time.Time{}
+	c.open.Add(-1)
+	return true
 }
 
-// admit lets req in, and returns how to tell gobreaker what became of it. If
-// the circuit is open it waits, or refuses.
-func (c *circuit) admit(req *http.Request, maxWait time.Duration) (done func(error), events []Event, err error) {
+// admit lets req in. If the circuit is open it waits, or refuses.
+func (c *circuit) admit(req *http.Request, maxWait time.Duration) (a admission, waited time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for {
+		if c.until.IsZero() {
+			a.done, err = c.machine.Allow()
+			return a, waited, err
+		}
+		w, err := c.wait(req, maxWait)
+		if waited += w; err != nil {
+			return a, waited, err
+		}
+		if c.until.IsZero() {
+			continue
+		}
+		if c.probe != nil { // took too long: its place is another's
+			c.probe.over = true
+			c.probe.done(errNeutral)
+		}
+		if a.done, err = c.machine.Allow(); err != nil {
+			return a, waited, c.refusal(0)
+		}
+		lease := max(c.openFor, c.maxOpen)
+		a.probe = &probe{done: a.done, until: time.Now().Add(lease)}
+		c.probe = a.probe
+		return a, waited, nil
+	}
+}
+
+// wait returns when the circuit may let a request in, or why it does not. It is
+// called with the lock, and waits without it.
+func (c *circuit) wait(req *http.Request, maxWait time.Duration) (waited time.Duration, err error) {
 	if c.until.IsZero() {
-		done, err = c.machine.Allow()
-		return done, nil, err
+		return 0, nil
 	}
 	began := time.Now()
 	latest, patient := patience(req, began, maxWait)
-	for {
-		now := time.Now()
-		if !now.Before(c.until) {
-			if done, err = c.machine.Allow(); err == nil {
-				if waited := now.Sub(began); waited > 0 {
-					events = append(events, Event{Kind: EventWait, Wait: waited})
-				}
-				if !c.until.IsZero() {
-					events = append(events, Event{Kind: EventHalfOpen})
-				}
-				return done, events, nil
-			}
+	for now := began; ; now = time.Now() {
+		next := c.until // when something may change by itself
+		if !now.Before(next) && c.probe != nil {
+			next = c.probe.until
 		}
-		open := c.until.Sub(now)
-		if !patient || !latest.IsZero() && !now.Add(max(open, 0)).Before(latest) {
-			e := c.refusal(max(open, 0))
-			return nil, []Event{{Kind: EventRefuse, Err: e}}, e
+		if !now.Before(next) {
+			return now.Sub(began), nil
 		}
-		if err := c.await(req, open, latest); err != nil {
-			return nil, nil, err
+		if !patient || !now.Before(latest) || !c.until.Before(latest) {
+			return 0, c.refusal(next.Sub(now))
+		}
+		if latest.Before(next) {
+			next = latest
+		}
+		if err := c.await(req, next.Sub(now)); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// patience is until when req waits for the circuit, zero for as long as it
-// takes; false if it does not wait.
+// patience is until when req waits for the circuit; false if it does not wait.
 func patience(req *http.Request, now time.Time, maxWait time.Duration) (latest time.Time, ok bool) {
-	deadline, bounded := req.Context().Deadline()
+	deadline, bounded := deadlineOf(req)
 	switch {
 	case maxWait < 0, maxWait == 0 && !bounded:
 		return time.Time{}, false
 	case maxWait == 0:
 		return deadline, true
 	}
-	latest = now.Add(maxWait)
+	latest = now.Add(maxWait + 1) // what comes at MaxWait is in time
 	if bounded && deadline.Before(latest) {
 		latest = deadline
 	}
 	return latest, true
 }
 
-// await waits for the open period to end, for a change of state, or for latest.
-// It is called with the lock, and waits without it.
-func (c *circuit) await(req *http.Request, open time.Duration, latest time.Time) error {
+// await waits for d, or for a change of state.
+func (c *circuit) await(req *http.Request, d time.Duration) error {
 	if c.changed == nil {
 		c.changed = make(chan struct{})
 	}
 	changed := c.changed
-	d := open
-	if d <= 0 { // a probe is out
-		d = time.Until(latest)
-	}
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	t := time.NewTimer(d)
@@ -241,14 +338,19 @@ func (c *circuit) refusal(open time.Duration) *Error {
 }
 
 // settle books the outcome of a request, and returns the events of it.
-func (c *circuit) settle(done func(error), outcome error, e *Error) []Event {
+func (c *circuit) settle(a admission, outcome error, e *Error) []Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = e
-	done(outcome)
-	c.last = nil
-	if outcome == errNeutral { //nolint:errorlint // the value itself
-		c.wakeAll() // the probe said nothing: the next one's turn
+	neutral := outcome == errNeutral //nolint:errorlint // the value itself
+	// A probe whose lease is over has given its place back already.
+	if a.probe == nil || !a.probe.over || !neutral {
+		c.last = e
+		a.done(outcome)
+		c.last = nil
+	}
+	if a.probe != nil && a.probe == c.probe {
+		c.probe = nil
+		c.wakeAll() // if it said nothing, it is the next one's turn
 	}
 	return c.takeEvents()
 }
@@ -259,17 +361,23 @@ func (c *circuit) settle(done func(error), outcome error, e *Error) []Event {
 func (c *circuit) change(_ string, _, to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
-		c.opened++
+		if c.opened++; c.until.IsZero() {
+			c.open.Add(1)
+		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
 		c.until = time.Now().Add(ev.Wait)
 		c.lasting = "the last of its failures: " + c.last.Class.phrase()
 		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
+		if !c.until.IsZero() {
+			c.open.Add(-1)
+		}
 		c.until, c.opened = time.Time{}, 0
 		c.events = append(c.events, Event{Kind: EventClose})
 	default:
 		return
 	}
+	c.probe = nil
 	c.wakeAll()
 }
 

@@ -214,7 +214,7 @@ func TestANeutralProbeGivesItsPlaceToTheNext(t *testing.T) {
 func TestAnAnswerFromBeforeTheChangeDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(after(10*time.Second, status(200)), status(503), after(20*time.Second, status(503)))
-		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Hour}
+		b := &Breaker{Base: base, Failures: 1, MaxOpen: time.Minute, MaxWait: time.Hour}
 		go func() { sendAll(t, b, 1) }() // sent while the circuit is closed, answered while it is half-open
 		synctest.Wait()
 		sendAll(t, b, 1)
@@ -224,6 +224,80 @@ func TestAnAnswerFromBeforeTheChangeDoesNotCount(t *testing.T) {
 		assert.Error(t, err, "a late success has not closed it")
 		assert.Len(t, base.times(), 3)
 		time.Sleep(time.Minute)
+	})
+}
+
+func TestAProbeThatTakesTooLongGivesItsPlaceToAnother(t *testing.T) {
+	for name, probe := range map[string]func(*http.Request) (*http.Response, error){
+		"it never ends":     hangs,
+		"it succeeds later": after(time.Hour, status(200)),
+		"it fails later":    after(time.Hour, status(500)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				base := script(status(503), probe, status(200))
+				b := &Breaker{Base: base, Failures: 1, MaxWait: time.Minute}
+				sendAll(t, b, 1)
+				var wg sync.WaitGroup
+				wg.Go(func() { _, _ = b.RoundTrip(get(t).WithContext(ctx)) })
+				time.Sleep(2 * time.Second)
+				require.NoError(t, sendAll(t, b, 1)[0])
+				s := time.Second
+				assert.Equal(t, []time.Duration{0, s, 6 * s}, base.times(), "a lease of 5s")
+				time.Sleep(2 * time.Hour)
+				require.NoError(t, sendAll(t, b, 1)[0])
+				cancel()
+				wg.Wait()
+				require.NoError(t, sendAll(t, b, 1)[0])
+			})
+		})
+	}
+}
+
+func TestALateSuccessOfAProbeStillCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), after(20*time.Second, status(200)))
+		b := &Breaker{Base: base, Failures: 1, MaxWait: time.Hour}
+		sendAll(t, b, 1)
+		for _, err := range sendAll(t, b, 20) {
+			require.NoError(t, err)
+		}
+		s := time.Second
+		assert.Equal(t, []time.Duration{0, s, 6 * s, 11 * s, 16 * s, 21 * s}, base.times()[:6], "one probe each 5s, until the first succeeds")
+		for _, at := range base.times()[6:] {
+			assert.Equal(t, 21*s, at)
+		}
+	})
+}
+
+func TestInATransportAnOpenCircuitComesBeforeTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), status(200))
+		rt := &Transport{Base: base, Retry: Retry{Attempts: -1}, RateLimit: RateLimit{Limit: 1}, Breaker: Breaker{Failures: 1}}
+		sendAll(t, rt, 1)
+		for _, err := range sendAll(t, rt, 5) {
+			require.ErrorIs(t, err, ErrCircuitOpen)
+		}
+		assert.Zero(t, time.Since(base.began), "refused at once, without a turn")
+		time.Sleep(time.Second)
+		require.NoError(t, sendAll(t, rt, 1)[0])
+		assert.Equal(t, []time.Duration{0, time.Second}, base.times(), "and without a token")
+	})
+}
+
+func TestAPauseHoldsThoseWhoWaitedForTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(500), status(429, "Retry-After", "30"), status(200))
+		rt := &Transport{Base: base, Retry: Retry{Attempts: -1}, Breaker: Breaker{Failures: 1, MaxWait: time.Hour}}
+		sendAll(t, rt, 1)
+		sendAll(t, rt, 8)
+		s := time.Second
+		assert.Equal(t, []time.Duration{0, s}, base.times()[:2])
+		for _, at := range base.times()[2:] {
+			assert.GreaterOrEqual(t, at, 31*s)
+		}
+		assert.Len(t, base.times(), 9)
 	})
 }
 

@@ -251,7 +251,7 @@ func newEvidence(status int, header http.Header, body said) *evidence {
 	}
 	if ev.code == "" {
 		// Amazon's: "ThrottlingException:http://internal.amazon.com/…".
-		ev.code, _, _ = cutAny(header.Get("X-Amzn-Errortype"), ":,")
+		ev.code = beforeAny(header.Get("X-Amzn-Errortype"), ":,")
 	}
 	if ev.wait == 0 {
 		ev.wait, _ = retryAfterText(ev.message)

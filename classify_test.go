@@ -75,6 +75,10 @@ func TestShapesOfErrorBodies(t *testing.T) {
 		{"nulls", `{"error":null,"message":null,"code":null}`, "", "", "", ""},
 		{"numbers where texts are", `{"error":{"message":1,"type":2,"param":3}}`, "", "2", "3", "1"},
 		{"lists where texts are", `{"error":{"message":["a","b"],"code":["x"]}}`, "", "", "", `["a","b"]`},
+		{"a quote", `["`, "", "", "", ""},
+		{"a quote further in", `[[[["`, "", "", "", ""},
+		{"a quote for a name", `{"`, "", "", "", ""},
+		{"a quote in an event", `data: ["`, "", "", "", ""},
 		{"half of it", `{"error":{"message":"m","code":"c","extra":{"a":[1,{"b":"`, "c", "", "", "m"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -263,4 +267,27 @@ func FuzzClassify(f *testing.F) {
 		_ = e.Report().String()
 		_ = readBody(body)
 	})
+}
+
+func TestASecretThatABaseAddsIsNotShown(t *testing.T) {
+	base := rtFunc(func(req *http.Request) (*http.Response, error) {
+		sent := req.Clone(req.Context())
+		sent.Header.Set("Authorization", "Bearer opaque-secret-value-123")
+		return answer(sent, 401, `{"error":{"message":"Bad key opaque-secret-value-123"},"request_id":"opaque-secret-value-123"}`), nil
+	})
+	resp, err := (&Transport{Base: base}).RoundTrip(get(t))
+	e := Classify(resp, err)
+	assert.NotContains(t, everyText(e)+e.RequestID+e.Report().String(), "opaque-secret")
+	assert.Equal(t, "Bearer opaque-secret-value-123", resp.Request.Header.Get("Authorization"), "the response says what was sent")
+}
+
+func TestNoHalfOfASecretIsShown(t *testing.T) {
+	token := strings.Repeat("tOkEn0123456789", 100)
+	req := get(t)
+	req.Header.Set("Authorization", "Bearer "+token)
+	said := strings.Repeat(token+" is wrong. ", 20)
+	for _, body := range []string{said, `{"error":{"message":"` + said + `"}}`} {
+		e := Classify(answer(req, 401, body), nil)
+		assert.NotContains(t, everyText(e), "tOkEn")
+	}
 }

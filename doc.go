@@ -28,8 +28,13 @@
 // # Settings
 //
 // One rule holds for every field: zero means the default that its comment
-// names, negative means off. Settings are not changed after the first request.
-// Layers hold what they know of limits and outages, so make one and keep it.
+// names, negative means off, or the default where off makes no sense. Settings
+// are not changed after the first request. Layers hold what they know of limits
+// and outages, so make one and keep it.
+//
+// A Base need not be net/http's, but has to keep to the contract of
+// http.RoundTripper, and the bodies of its responses, like net/http's, must bear
+// being closed while they are read: that is how a read that hangs is ended.
 //
 // # Errors
 //
@@ -59,7 +64,9 @@
 //
 // A POST whose connection broke may have been acted on. It is not sent again
 // unless it has an Idempotency-Key header, or Retry.ReplayUnsafe is set. An
-// answer such as 429 or 503 says itself that it was not acted on. In either
+// answer of 408, 409, 429, 500, 502, 503 or 504 is taken for leave to send it
+// again: a server that acts on a request and then says 500 should be given an
+// Idempotency-Key, and Retry.Attempts of 1 if it does not heed that. In either
 // case the body must be there once more: http.NewRequest sees to that for a
 // bytes.Buffer, bytes.Reader and strings.Reader; set Request.GetBody for
 // others.

@@ -263,6 +263,12 @@ func (g *gate) wake(d time.Duration) {
 	})
 }
 
+func (g *gate) isPaused() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Now().Before(g.paused)
+}
+
 // taken notes that the server took a request which left in this epoch.
 func (g *gate) taken(epoch int) {
 	g.mu.Lock()

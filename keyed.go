@@ -180,8 +180,7 @@ func signer(credential string) string {
 	}
 	for _, name := range [...]string{"Credential=", "keyId=", "username=", "oauth_consumer_key="} {
 		if _, id, ok := strings.Cut(credential, name); ok {
-			id, _, _ := cutAny(strings.TrimPrefix(id, `"`), `",/`) // AWS appends the date
-			return id
+			return beforeAny(strings.TrimPrefix(id, `"`), `",/`) // AWS appends the date
 		}
 	}
 	return credential

@@ -96,6 +96,18 @@ func TestTheKeyOfARequest(t *testing.T) {
 		assert.NotContains(t, fmt.Sprintf("%+v %s", one, one), "secret")
 		assert.NotEqual(t, one, of(&RateLimit{}, "https://api.example.com/", header, "secret-1"), "a fingerprint is worth nothing elsewhere")
 	}
+	for _, signature := range []string{
+		"AWS4-HMAC-SHA256 Credential=AKID%[1]s/2026%[2]s/us-east-1/x/aws4_request, SignedHeaders=host, Signature=%[2]s",
+		`Signature keyId="%[1]s",signature="%[2]s"`,
+		`Digest username="%[1]s", nonce="%[2]s"`,
+		`OAuth oauth_consumer_key="%[1]s", oauth_signature="%[2]s"`,
+	} {
+		signed := func(who, nonce string) key {
+			return of(l, "https://h/", "Authorization", fmt.Sprintf(signature, who, nonce))
+		}
+		assert.Equal(t, signed("a", "1"), signed("a", "2"), "a signature is another each time")
+		assert.NotEqual(t, signed("a", "1"), signed("b", "1"))
+	}
 	assert.NotEqual(t, of(l, "https://h/?key=a"), of(l, "https://h/?key=b"))
 	assert.NotEqual(t, of(l, "https://u:a@h/"), of(l, "https://u:b@h/"))
 }

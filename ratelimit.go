@@ -143,6 +143,17 @@ func (l *RateLimit) wait(req *http.Request, entry *entry[*gate], w watchers) (ep
 	return epoch, err
 }
 
+// rejoin waits for a pause to end that began after req had its turn.
+func (l *RateLimit) rejoin(req *http.Request) error {
+	entry := l.gates.use(l.keyOf(req), l.newGate)
+	defer l.gates.release(entry)
+	if !entry.state.isPaused() {
+		return nil
+	}
+	_, _, err := entry.state.enter(req, l.MaxWait)
+	return err
+}
+
 func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()

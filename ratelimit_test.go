@@ -395,3 +395,55 @@ func TestAPauseDoesNotMakeAnUnrelatedErrorARefusal(t *testing.T) {
 		assert.Zero(t, time.Since(base.began), "nothing but a 429 or 503 that names a wait holds anybody")
 	})
 }
+
+func TestAKeyThatIsACredentialIsNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen observed
+		l := &RateLimit{
+			Base: script(status(429, "Retry-After", "1")), Observe: seen.see,
+			Key: func(req *http.Request) string { return "tenant " + req.Header.Get("Authorization") },
+		}
+		req := get(t)
+		req.Header.Set("Authorization", "Bearer opaque-secret")
+		_, err := l.RoundTrip(req)
+		require.NoError(t, err)
+		require.Len(t, seen.events, 1)
+		assert.Equal(t, "tenant [redacted]", seen.events[0].Key)
+	})
+}
+
+func TestNoPauseIsLongerThanAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(429, "Retry-After", "1790000000"), status(200)) // a date, by mistake
+		l := &RateLimit{Base: base}
+		sendAll(t, l, 1)
+		time.Sleep(time.Hour)
+		require.NoError(t, sendAll(t, l, 1)[0])
+	})
+}
+
+func TestARequestThatIsOverTakesNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Limit: 1}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := l.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, sendAll(t, l, 1)[0])
+		assert.Equal(t, []time.Duration{0}, base.times())
+	})
+}
+
+func TestManyRefusalsWithALongQueueCostLittle(t *testing.T) {
+	g := newGate(1, 1)
+	began := time.Now()
+	for range 10_000 {
+		g.queue.PushBack(&turn{arrived: began, ready: make(chan struct{})})
+	}
+	for range 100 {
+		g.pause(time.Minute, -1, false)
+	}
+	g.timer.Stop()
+	assert.Less(t, time.Since(began), 2*time.Second)
+}

@@ -36,14 +36,13 @@ func TestEveryGoBlockOfTheReadmeCompiles(t *testing.T) {
 		write("block"+strconv.Itoa(i)+"/main.go", block)
 	}
 
-	mod, err := os.ReadFile("go.mod")
-	require.NoError(t, err)
-	_, requirements, _ := strings.Cut(string(mod), "\n")
-	write("go.mod", "module readme\n"+requirements+
-		"\nrequire github.com/sturdyhttp/sturdy v0.0.0\nreplace github.com/sturdyhttp/sturdy => "+root+"\n")
-	sum, err := os.ReadFile("go.sum")
-	require.NoError(t, err)
-	write("go.sum", string(sum))
+	const replace = "replace github.com/sturdyhttp/sturdy => "
+	_, lines, ok := strings.Cut(string(readme), "\nrequire github.com/sturdyhttp/sturdy")
+	require.True(t, ok, "the README says what to put into go.mod")
+	lines, _, _ = strings.Cut("require github.com/sturdyhttp/sturdy"+lines, "```")
+	lines = strings.Replace(lines, replace+"../sturdy", replace+root, 1)
+	require.Contains(t, lines, root)
+	write("go.mod", "module readme\n\ngo 1.26\n\n"+lines)
 	write("openai/openai.go", "package openai\n\nimport \"readme/option\"\n\nfunc NewClient(...option.Option) int { return 0 }\n")
 	write("option/option.go", `package option
 
@@ -54,10 +53,12 @@ type Option int
 func WithHTTPClient(*http.Client) Option { return 0 }
 func WithMaxRetries(int) Option          { return 0 }
 `)
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", os.DevNull, "./...")
-	build.Dir = dir
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	for _, args := range [][]string{{"mod", "tidy"}, {"build", "-o", os.DevNull, "./..."}} {
+		command := exec.CommandContext(t.Context(), "go", args...)
+		command.Dir = dir
+		out, err := command.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
 }
 
 // programOf makes a program of statements.

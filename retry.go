@@ -32,7 +32,8 @@ import (
 // around it after more. The end of the caller's context is never wrapped.
 //
 // The zero value is ready to use. Within another Retry it sends once: the outer
-// one owns the retries.
+// one owns the retries. Only if a layer between them rewrites the URL, they do
+// not know of each other.
 //
 //	client := &http.Client{Transport: &sturdy.Retry{
 //		Attempts:   3,

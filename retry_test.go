@@ -553,3 +553,91 @@ func TestRetryReportsBadSettings(t *testing.T) {
 	assert.ErrorContains(t, err, "Retry.MinDelay")
 	assert.Equal(t, 1, body.closes(), "the body is closed though nothing was sent")
 }
+
+func TestRetryNeverWritesToAnErrorThatOthersHaveSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := &Error{Class: ErrConnection, Err: errReset}
+		var logged []*Error
+		r := &Retry{Base: rtFunc(fails(shared)), Attempts: 3, Observe: func(_ context.Context, ev Event) {
+			logged = append(logged, ev.Err)
+		}}
+		_, err := r.RoundTrip(get(t))
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, 3, e.Attempts)
+		assert.Zero(t, shared.Attempts, "a base may return the same error to everybody")
+		require.Len(t, logged, 3)
+		assert.Equal(t, []int{1, 2, 3}, []int{logged[0].Attempts, logged[1].Attempts, logged[2].Attempts})
+	})
+}
+
+func TestMaxElapsedBoundsTheWaitForATurnToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503), status(200))
+		rt := &Transport{Base: base, RateLimit: RateLimit{Limit: 0.1}, Retry: Retry{MaxElapsed: 2 * time.Second, MinDelay: -1}}
+		resp, err := rt.RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 503, resp.StatusCode, "the answer in hand")
+		assert.Zero(t, time.Since(base.began))
+	})
+}
+
+func TestTheAnswerInHandIsKeptWhateverWrapsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503))
+		rt := &Retry{Base: &Timeout{Header: time.Minute, Base: &Breaker{Failures: 1, Base: base}}}
+		resp, err := rt.RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 503, resp.StatusCode)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		assert.Equal(t, `{"error":{"message":"status 503"}}`, string(body))
+	})
+}
+
+func TestABodyWhoseCloseHangsDoesNotHoldTheRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		base := script(func(req *http.Request) (*http.Response, error) {
+			resp, err := status(503)(req)
+			resp.Body = slowClose{newStalledBody("x"), release}
+			return resp, err
+		}, status(200))
+		resp, err := (&Retry{Base: base, MinDelay: -1}).RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.Equal(t, []time.Duration{0, peekTime + drainTime}, base.times())
+		close(release)
+	})
+}
+
+type slowClose struct {
+	*stalledBody
+	release chan struct{}
+}
+
+func (b slowClose) Close() error {
+	<-b.release
+	return b.stalledBody.Close()
+}
+
+func TestAHintThatComesWithALateBodyIsHeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, 429, "")
+			r, w := io.Pipe()
+			resp.Body = r
+			go func() {
+				time.Sleep(300 * time.Millisecond)
+				_, _ = io.WriteString(w, `{"error":{"message":"Please try again in 20s."}}`)
+				w.Close()
+			}()
+			return resp, nil
+		}, status(200))
+		resp, err := (&Retry{Base: base, MinDelay: 10_000 * time.Hour, MaxDelay: 10_000 * time.Hour}).RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.GreaterOrEqual(t, base.times()[1], 20*time.Second)
+		assert.Less(t, base.times()[1], 23*time.Second)
+	})
+}

@@ -64,11 +64,21 @@ type (
 )
 
 func (t *belowRetry) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := t.Breaker.hold(req, t.Observe); err != nil {
+		closeBody(req)
+		return nil, err
+	}
 	return t.RateLimit.send(req, (*belowRateLimit)(t), t.Observe)
 }
 
 func (t *belowRateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.Breaker.send(req, (*belowBreaker)(t), t.Observe)
+}
+
+// rejoin is for a request that had its turn, and then had to wait for the
+// circuit.
+func (t *belowBreaker) rejoin(req *http.Request) error {
+	return t.RateLimit.rejoin(req)
 }
 
 func (t *belowBreaker) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -335,12 +335,12 @@ func plainText(body []byte) string {
 	return page
 }
 
-// cutAny cuts s before the first of any of these characters.
-func cutAny(s, chars string) (before, after string, found bool) {
+// beforeAny returns s up to the first of any of these characters.
+func beforeAny(s, chars string) string {
 	if i := strings.IndexAny(s, chars); i >= 0 {
-		return s[:i], s[i+1:], true
+		return s[:i]
 	}
-	return s, "", false
+	return s
 }
 
 // lastOf returns what follows the last sep in s: s itself without one.
