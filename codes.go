@@ -217,7 +217,8 @@ func byQuota(ev *evidence) Class {
 	}
 	switch ev.status {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		if ev.has(quotaPhrases...) {
+		// Who says when to try again does not mean that it would be of no use.
+		if ev.wait == 0 && ev.has(quotaPhrases...) {
 			return ErrQuotaExceeded
 		}
 	}

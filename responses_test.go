@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,29 @@ func samples(t testing.TB) []sample {
 	return all
 }
 
+// bucketLine writes a bucket as the samples have it: with a moment, where there
+// is no Date to count from, and it lies far ahead.
+func bucketLine(b Bucket, now time.Time, dated bool) string {
+	number := func(n int64) string {
+		if n < 0 {
+			return "?"
+		}
+		return strconv.FormatInt(n, 10)
+	}
+	name := b.Name
+	if name == "" {
+		name = b.Unit
+	}
+	line := name + " " + number(b.Remaining) + "/" + number(b.Limit)
+	switch {
+	case b.Reset < 0:
+		return line + " reset=?"
+	case !dated && b.Reset > 1000*time.Hour:
+		return line + " reset=" + now.Add(b.Reset).Format(time.RFC3339)
+	}
+	return line + " reset=" + b.Reset.String()
+}
+
 func TestEveryRealAnswerGetsItsClass(t *testing.T) {
 	for _, s := range samples(t) {
 		t.Run(s.name, func(t *testing.T) {
@@ -81,6 +105,17 @@ func TestEveryRealAnswerGetsItsClass(t *testing.T) {
 			}
 			assert.Equal(t, s.want["class"], class.String())
 			assert.Equal(t, s.want["retryable"] == "true", retryable, "retryable")
+			if want := s.want["buckets"]; want != "" {
+				date, dated := parseHTTPDate(s.resp.Header.Get("Date"))
+				if !dated {
+					date = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+				}
+				var got []string
+				for _, b := range ParseLimits(s.resp.Header, date) {
+					got = append(got, bucketLine(b, date, dated))
+				}
+				assert.ElementsMatch(t, strings.Split(want, ", "), got)
+			}
 			if want := s.want["wait"]; want != "" {
 				d, err := time.ParseDuration(want)
 				require.NoError(t, err)
