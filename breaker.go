@@ -82,17 +82,28 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 	if a.probe != nil {
 		report.all([]Event{{Kind: EventHalfOpen}})
 	}
-	if again, ok := next.(interface{ rejoin(*http.Request) error }); ok && waited > 0 {
-		// In the meantime, others may have learned that they are too fast.
-		if err := again.rejoin(req); err != nil {
+	queue, _ := next.(queuer)
+	if queue != nil && (waited > 0 || a.probe != nil) {
+		if err := queue.rejoin(req); err != nil {
 			return nil, err
 		}
 	}
 	passed = true
 	resp, err := send(next, req)
 	e = judge(req, resp, err)
+	if queue != nil && e != nil {
+		queue.heed(req, e)
+	}
 	verdict = outcome(e)
 	return resp, err
+}
+
+// A queuer is what is below a Breaker in a Transport, where a queue is above
+// it. Who waits for the circuit, or follows a probe, has left the queue, and must
+// not pass those who wait there for a pause to end.
+type queuer interface {
+	rejoin(*http.Request) error // waits for a pause that began in the meantime
+	heed(*http.Request, *Error) // begins a pause, before the circuit lets others in
 }
 
 // hold waits until the circuit may let req in, or refuses it, without letting it

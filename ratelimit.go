@@ -154,6 +154,23 @@ func (l *RateLimit) rejoin(req *http.Request) error {
 	return err
 }
 
+// heed begins the pause that an answer asks for. What it says of the rate is
+// learned later, when it has passed the layers between.
+func (l *RateLimit) heed(req *http.Request, e *Error) {
+	if e.RetryAfter <= 0 || !asksToWait(e) {
+		return
+	}
+	entry := l.gates.use(l.keyOf(req), l.newGate)
+	defer l.gates.release(entry)
+	const old = -1 // no news
+	entry.state.pause(min(e.RetryAfter, maxPause), old, false)
+}
+
+// asksToWait reports whether an answer is about everybody with its key.
+func asksToWait(e *Error) bool {
+	return e.StatusCode != 0 && (e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0)
+}
+
 func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
@@ -187,7 +204,7 @@ func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *
 	switch {
 	case e == nil:
 		g.taken(epoch)
-	case e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0:
+	case asksToWait(e):
 		// One alone needs no pace, the pause is enough.
 		learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
 		until, news := g.pause(min(e.RetryAfter, maxPause), epoch, learn)

@@ -75,11 +75,8 @@ func (t *belowRateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.Breaker.send(req, (*belowBreaker)(t), t.Observe)
 }
 
-// rejoin is for a request that had its turn, and then had to wait for the
-// circuit.
-func (t *belowBreaker) rejoin(req *http.Request) error {
-	return t.RateLimit.rejoin(req)
-}
+func (t *belowBreaker) rejoin(req *http.Request) error   { return t.RateLimit.rejoin(req) }
+func (t *belowBreaker) heed(req *http.Request, e *Error) { t.RateLimit.heed(req, e) }
 
 func (t *belowBreaker) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.Timeout.send(req, baseOf(t.Base), t.Observe)
