@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,14 +232,8 @@ func ofProxy(e *Error) bool {
 	if op, ok := errors.AsType[*net.OpError](e.Err); ok && (op.Op == "proxyconnect" || op.Op == "socks connect") {
 		return true
 	}
-	// The answer of a proxy to CONNECT is its status in words.
-	text := innermost(e.Err).Error()
-	for status := 400; status < 600; status++ {
-		if text != "" && text == http.StatusText(status) {
-			return true
-		}
-	}
-	return false
+	_, ok := proxyStatus(e.Err)
+	return ok
 }
 
 func ofUnknownName(e *Error) bool {

@@ -1,7 +1,6 @@
 package sturdy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -69,7 +68,7 @@ type peeked struct {
 // peek returns a body that reads as body does, after it has read ahead for at
 // most peekTime and peekBytes. The read that is under way when time is up goes
 // on, in a goroutine that ends with it: at the latest when the body is closed.
-func peek(ctx context.Context, cancel <-chan struct{}, body io.ReadCloser) *peeked {
+func peek(req *http.Request, body io.ReadCloser) *peeked {
 	p, ok := body.(*peeked)
 	if !ok {
 		p = &peeked{body: body}
@@ -80,8 +79,8 @@ func peek(ctx context.Context, cancel <-chan struct{}, body io.ReadCloser) *peek
 	select {
 	case <-p.done:
 	case <-t.C:
-	case <-ctx.Done():
-	case <-cancel:
+	case <-req.Context().Done():
+	case <-cancelled(req):
 	}
 	p.mu.Lock()
 	p.stop = true

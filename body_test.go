@@ -29,7 +29,7 @@ func TestAPeekedBodyReadsAsBefore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var want bytes.Buffer
-				p := peek(t.Context(), nil, io.NopCloser(io.TeeReader(body, &want)))
+				p := peek(get(t), io.NopCloser(io.TeeReader(body, &want)))
 				got, err := io.ReadAll(p)
 				require.NoError(t, err)
 				assert.Equal(t, want.String(), string(got))
@@ -42,7 +42,7 @@ func TestAPeekedBodyReadsAsBefore(t *testing.T) {
 
 func TestPeekKeepsAnErrorForItsReader(t *testing.T) {
 	broken := errors.New("broken")
-	p := peek(t.Context(), nil, io.NopCloser(io.MultiReader(strings.NewReader("some"), iotest.ErrReader(broken))))
+	p := peek(get(t), io.NopCloser(io.MultiReader(strings.NewReader("some"), iotest.ErrReader(broken))))
 	got, err := io.ReadAll(p)
 	assert.Equal(t, "some", string(got))
 	assert.Equal(t, broken, err)
@@ -54,7 +54,7 @@ func TestPeekIsBoundedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		stalled := newStalledBody("begin")
-		p := peek(t.Context(), nil, stalled)
+		p := peek(get(t), stalled)
 		assert.Equal(t, peekTime, time.Since(began))
 		ahead, whole := p.bytes()
 		assert.Equal(t, "begin", string(ahead))
@@ -67,7 +67,7 @@ func TestPeekIsBoundedInTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		require.NoError(t, peek(ctx, nil, newStalledBody("")).Close())
+		require.NoError(t, peek(get(t).WithContext(ctx), newStalledBody("")).Close())
 		assert.Equal(t, 100*time.Millisecond, time.Since(began), "less when the context ends sooner")
 	})
 }
@@ -82,14 +82,14 @@ func TestABodyThatIsSlowIsReadToItsEnd(t *testing.T) {
 			}
 			w.Close()
 		}()
-		got, err := io.ReadAll(peek(t.Context(), nil, r))
+		got, err := io.ReadAll(peek(get(t), r))
 		require.NoError(t, err)
 		assert.Equal(t, strings.Repeat("tick ", 10), string(got))
 	})
 }
 
 func TestAPanicInABodyBelongsToItsReader(t *testing.T) {
-	p := peek(t.Context(), nil, io.NopCloser(panicReader{}))
+	p := peek(get(t), io.NopCloser(panicReader{}))
 	assert.PanicsWithValue(t, "read", func() { _, _ = p.Read(make([]byte, 1)) })
 	<-discard(io.NopCloser(panicReader{}))
 }

@@ -16,10 +16,11 @@ import (
 // Failures in a row the circuit of that key, by default a scheme and a host,
 // opens: its requests are held or refused for OpenFor. Then one is let through
 // as a probe. If it succeeds, the circuit closes; if it fails, the circuit
-// stays open for twice as long, up to MaxOpen.
+// stays open for twice as long, up to MaxOpen. A probe that is out for longer
+// than that gives its place to another.
 //
 // A failure is a connection that could not be made or broke, a timeout, and an
-// answer of 500 or above. A 429 and what is the caller's own doing count
+// answer of 408, 424, or 500 and above. A 429 and what is the caller's own doing count
 // neither way: a cancelled context, a name that does not exist, a bad
 // certificate. Any other answer is a success.
 //
@@ -91,7 +92,7 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 	passed = true
 	resp, err := send(next, req)
 	e = judge(req, resp, err)
-	if queue != nil && e != nil {
+	if queue != nil && e != nil && a.probe != nil {
 		queue.heed(req, e)
 	}
 	verdict = outcome(e)
@@ -103,7 +104,7 @@ func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(con
 // not pass those who wait there for a pause to end.
 type queuer interface {
 	rejoin(*http.Request) error // waits for a pause that began in the meantime
-	heed(*http.Request, *Error) // begins a pause, before the circuit lets others in
+	heed(*http.Request, *Error) // begins a pause, before the circuit lets the next one in
 }
 
 // hold waits until the circuit may let req in, or refuses it, without letting it
@@ -235,8 +236,9 @@ func (b *Breaker) newCircuit() *circuit {
 	return c
 }
 
-// idle reports whether the circuit may be forgotten. A run of failures that has
-// not opened it is not worth keeping, nor is an open period that is long over.
+// idle reports whether the circuit may be forgotten, and then is: the layer no
+// longer counts it as open. A run of failures that has not opened it is not
+// worth keeping, nor is an open period that is long over.
 func (c *circuit) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -131,18 +131,24 @@ func wrongRequest(err error) (cause, bool) {
 			return cause{ErrConnection, againNever, true}, true
 		}
 	}
-	// The answer of a proxy to CONNECT is its status in words: most likely, but
-	// not so certain that the request was surely not sent.
+	status, ok := proxyStatus(err)
+	v := cause{class: ErrConnection} // perhaps not a proxy, so perhaps sent
+	if status < 500 && status != http.StatusTooManyRequests {
+		v.again = againNever
+	}
+	return v, ok
+}
+
+// proxyStatus returns the status with which a proxy refused to CONNECT: to
+// net/http that is an error of these words. Another base may use them too.
+func proxyStatus(err error) (status int, ok bool) {
+	text := innermost(err).Error()
 	for status := 400; status < 600; status++ {
 		if text != "" && text == http.StatusText(status) {
-			v := cause{class: ErrConnection}
-			if status < 500 && status != http.StatusTooManyRequests {
-				v.again = againNever
-			}
-			return v, true
+			return status, true
 		}
 	}
-	return cause{}, false
+	return 0, false
 }
 
 // wrongAnswer: what came back is not HTTP, and will not be next time. An answer

@@ -134,11 +134,7 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 	var body said
 	hasty := false
 	if resp.Body != nil && resp.Body != http.NoBody {
-		ctx := context.Background()
-		if req != nil {
-			ctx = req.Context()
-		}
-		p := peek(ctx, cancelled(orEmpty(req)), resp.Body)
+		p := peek(orEmpty(req), resp.Body)
 		resp.Body = p
 		ahead, _ := p.bytes()
 		hasty = p.late()
@@ -222,14 +218,24 @@ func judgeError(req *http.Request, err error) *Error {
 // endOfContext reports whether err is the end of somebody's context, as it is:
 // errors of net and net/http only resemble context.DeadlineExceeded.
 func endOfContext(err error) bool {
-	if err == context.Canceled || err == context.DeadlineExceeded { //nolint:errorlint // asks for the same values
+	return inTree(err, func(err error) bool {
+		return err == context.Canceled || err == context.DeadlineExceeded //nolint:errorlint // asks for the same values
+	})
+}
+
+// inTree reports whether f is true of err, or of anything that it wraps.
+func inTree(err error, f func(error) bool) bool {
+	if err == nil {
+		return false
+	}
+	if f(err) {
 		return true
 	}
-	switch u := err.(type) { //nolint:errorlint // walks the chain
+	switch u := err.(type) { //nolint:errorlint // walks the tree
 	case interface{ Unwrap() error }:
-		return endOfContext(u.Unwrap())
+		return inTree(u.Unwrap(), f)
 	case interface{ Unwrap() []error }:
-		return slices.ContainsFunc(u.Unwrap(), endOfContext)
+		return slices.ContainsFunc(u.Unwrap(), func(err error) bool { return inTree(err, f) })
 	}
 	return false
 }

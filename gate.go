@@ -220,10 +220,11 @@ func (g *gate) turnIn(now time.Time, ahead int) time.Duration {
 
 // refuse reports whether a turn in wait is of no use to t, and says so in it.
 func (g *gate) refuse(t *turn, now time.Time, wait time.Duration) bool {
-	switch {
-	case t.latest.IsZero() && g.paused.Sub(now) <= maxHold:
-		return false
-	case !t.latest.IsZero() && now.Add(wait).Before(t.latest):
+	inTime := now.Add(wait).Before(t.latest)
+	if t.latest.IsZero() {
+		inTime = g.paused.Sub(now) <= maxHold
+	}
+	if inTime {
 		return false
 	}
 	t.err = refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w", wait.Round(time.Millisecond), t.why))

@@ -67,7 +67,9 @@ type keyed[S interface{ idle() bool }] struct {
 	mu      sync.Mutex
 	entries map[key]*entry[S]
 	order   list.List // of *entry[S], the longest unused first
-	secret  maphash.Seed
+
+	seeded sync.Once
+	secret maphash.Seed
 }
 
 type entry[S any] struct {
@@ -141,13 +143,8 @@ func (m *keyed[S]) remove(e *entry[S]) {
 // fingerprint tells credentials apart without keeping them: a hash with a seed
 // that never leaves the process.
 func (m *keyed[S]) fingerprint(credential string) uint64 {
-	m.mu.Lock()
-	if m.secret == (maphash.Seed{}) {
-		m.secret = maphash.MakeSeed()
-	}
-	seed := m.secret
-	m.mu.Unlock()
-	return maphash.String(seed, credential)
+	m.seeded.Do(func() { m.secret = maphash.MakeSeed() })
+	return maphash.String(m.secret, credential)
 }
 
 // credentialOf returns what a server tells callers apart by, where req has it.

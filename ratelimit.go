@@ -85,10 +85,10 @@ func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(c
 	}
 	passed = true
 	resp, err := send(next, req)
-	if e = judge(req, resp, err); err != nil {
-		e = nil // no answer says nothing of a limit
-		return nil, err
+	if err != nil {
+		return nil, err // says nothing of a limit
 	}
+	e = judge(req, resp, nil)
 	l.learn(req, entry, epoch, e, w)
 	return resp, nil
 }
@@ -200,21 +200,20 @@ func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
 
 // learn takes in what became of a request.
 func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *Error, w watchers) {
-	g := entry.state
-	switch {
-	case e == nil:
-		g.taken(epoch)
-	case asksToWait(e):
-		// One alone needs no pace, the pause is enough.
-		learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
-		until, news := g.pause(min(e.RetryAfter, maxPause), epoch, learn)
-		if e.RetryAfter > 0 {
-			e.notBefore = until
+	if e == nil || !asksToWait(e) {
+		if !l.Fixed {
+			entry.state.taken(epoch)
 		}
-		if e.RetryAfter > 0 && news {
-			w.see(req, Event{Kind: EventPause, Key: entry.key.display(req, w), Wait: e.RetryAfter, Err: e})
-		}
-	default:
-		g.taken(epoch)
+		return
+	}
+	// One alone needs no pace, the pause is enough.
+	learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
+	until, news := entry.state.pause(min(e.RetryAfter, maxPause), epoch, learn)
+	if e.RetryAfter <= 0 {
+		return
+	}
+	e.notBefore = until
+	if news {
+		w.see(req, Event{Kind: EventPause, Key: entry.key.display(req, w), Wait: e.RetryAfter, Err: e})
 	}
 }

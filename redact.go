@@ -176,7 +176,7 @@ func likeCredential(word string) bool {
 // in the tree, is left out: net/http hides its password, but not its query.
 func causeText(err error, secrets []string) string {
 	text := err.Error()
-	walk(err, func(err error) {
+	inTree(err, func(err error) bool {
 		if u, ok := err.(*url.Error); ok { //nolint:errorlint // walks the tree
 			short := u.Op + " " + redacted
 			if u.Err != nil {
@@ -185,25 +185,9 @@ func causeText(err error, secrets []string) string {
 			text = strings.ReplaceAll(text, u.Error(), short)
 			secrets = append(secrets, secretsOf(urlOnly(u.URL))...)
 		}
+		return false // there may be more
 	})
 	return withoutSecrets(text, secrets)
-}
-
-// walk calls f with err and all that it wraps.
-func walk(err error, f func(error)) {
-	f(err)
-	switch u := err.(type) { //nolint:errorlint // walks the tree
-	case interface{ Unwrap() error }:
-		if next := u.Unwrap(); next != nil {
-			walk(next, f)
-		}
-	case interface{ Unwrap() []error }:
-		for _, next := range u.Unwrap() {
-			if next != nil {
-				walk(next, f)
-			}
-		}
-	}
 }
 
 // urlOnly is a request of a URL that is known as text alone.

@@ -278,7 +278,7 @@ func (l *result) own(n int, history []Attempt) {
 // between wraps what the classifier has read ahead.
 func (l *result) hold(req *http.Request) {
 	if _, ok := l.resp.Body.(*peeked); !ok && l.resp.Body != http.NoBody {
-		l.resp.Body = peek(req.Context(), cancelled(req), l.resp.Body)
+		l.resp.Body = peek(req, l.resp.Body)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -270,26 +269,11 @@ func (s *said) readWait(o *object) {
 		return
 	}
 	for _, seconds := range [...]value{o.retryAfter, o.estimatedTime} {
-		if d, ok := seconds64(seconds.text()); ok {
+		if d, ok := parseWait(seconds.text(), time.Second); ok {
 			s.wait = d
 			return
 		}
 	}
-}
-
-// seconds64 reads a number of seconds, as JSON writes it.
-func seconds64(s string) (time.Duration, bool) {
-	if s == "" {
-		return 0, false
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(f > 0) || math.IsInf(f, 0) || strings.ContainsAny(s, "xX_nNpP+") {
-		return 0, false
-	}
-	if f >= float64(math.MaxInt64)/float64(time.Second) {
-		return math.MaxInt64, true
-	}
-	return time.Duration(f * float64(time.Second)), true
 }
 
 // set sets an unset field to the first value that is one.
