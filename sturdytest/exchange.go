@@ -24,10 +24,10 @@ var errCanceled = errors.New("net/http: request canceled")
 
 // An exchange is one request on its way through its step.
 type exchange struct {
-	p      *Player
 	req    *http.Request
 	step   Step
-	record *Request // guarded by p.mu
+	mu     *sync.Mutex
+	record *Request // guarded by mu
 
 	closeOnce  sync.Once
 	finishOnce sync.Once
@@ -150,8 +150,8 @@ func (x *exchange) readBody(pause time.Duration) error {
 // checkLength fails, as http.Transport does, if the body was not as long as
 // the request said. A body that was sent before and not rewound shows here.
 func (x *exchange) checkLength() error {
-	x.p.mu.Lock()
-	defer x.p.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	want, got := x.req.ContentLength, int64(len(x.record.Body))
 	if want > 0 && got != want {
 		return fmt.Errorf("http: ContentLength=%d with Body length %d", want, got)
@@ -160,8 +160,8 @@ func (x *exchange) checkLength() error {
 }
 
 func (x *exchange) bodyClosed() bool {
-	x.p.mu.Lock()
-	defer x.p.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	return x.record.BodyClosed
 }
 
@@ -196,8 +196,8 @@ func (x *exchange) answer() (*http.Response, error) {
 
 // note changes the request's record.
 func (x *exchange) note(f func(*Request)) {
-	x.p.mu.Lock()
-	defer x.p.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	f(x.record)
 }
 

@@ -195,7 +195,7 @@ func (p *Player) take(req *http.Request) (*exchange, error) {
 	if r.Method == "" {
 		r.Method = http.MethodGet
 	}
-	x := &exchange{p: p, req: req, record: r, finished: make(chan struct{})}
+	x := &exchange{req: req, mu: &p.mu, record: r, finished: make(chan struct{})}
 
 	p.mu.Lock()
 	p.requests = append(p.requests, r)
