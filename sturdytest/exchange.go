@@ -32,6 +32,8 @@ type exchange struct {
 	closeOnce  sync.Once
 	finishOnce sync.Once
 	finished   chan struct{} // closed when nobody wants more of the response's body
+
+	onFinish, onClose func() // called once, when finished is closed and when the body is; nil means nobody cares
 }
 
 // RoundTrip answers req with the next step. Like that of [http.Transport] it
@@ -202,7 +204,14 @@ func (x *exchange) note(f func(*Request)) {
 }
 
 // finish says that nobody wants more of the response's body.
-func (x *exchange) finish() { x.finishOnce.Do(func() { close(x.finished) }) }
+func (x *exchange) finish() {
+	x.finishOnce.Do(func() {
+		close(x.finished)
+		if x.onFinish != nil {
+			x.onFinish()
+		}
+	})
+}
 
 // await returns what comes from c, unless the request ends before or just
 // then. A nil c waits for the request's end.

@@ -33,7 +33,7 @@ func (x *exchange) respond() *http.Response {
 	record := &Response{Status: resp.StatusCode, Ended: true, Closed: 1}
 	if resp.ContentLength != 0 && x.req.Method != http.MethodHead {
 		record.Ended, record.Closed = false, 0
-		resp.Body = &body{x: x, left: resp.ContentLength, closed: make(chan struct{})}
+		resp.Body = &body{x: x, part: s.Body, due: time.Now(), left: resp.ContentLength, closed: make(chan struct{})}
 	} else {
 		x.finish()
 	}
@@ -61,7 +61,7 @@ func frame(resp *http.Response, s *Step) {
 		resp.ContentLength = 0
 	case err == nil && declared >= 0:
 		resp.ContentLength = declared
-	case s.endless || s.stall || s.BodyErr != nil:
+	case s.endless || s.stall || s.BodyErr != nil || s.Events != nil:
 		resp.ContentLength = -1
 		resp.TransferEncoding = []string{"chunked"}
 	default:
@@ -74,9 +74,11 @@ func frame(resp *http.Response, s *Step) {
 // closing it is safe at any time.
 type body struct {
 	x    *exchange
-	off  int   // in the step's Body
-	left int64 // of the length that was declared; negative if none was
-	err  error // what reading it ended with
+	part string    // what is left of the step's Body, or of the last event that was due
+	next int       // in the step's Events
+	due  time.Time // of the last event
+	left int64     // of the length that was declared; negative if none was
+	err  error     // what reading it ended with
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -110,20 +112,13 @@ func (b *body) read(p []byte) (int, error) {
 	if err := ended(b.x.req); err != nil {
 		return 0, err
 	}
-	if b.off == len(s.Body) {
-		switch {
-		case s.endless:
-			b.off = 0
-		case s.stall:
-			return 0, b.wait(nil)
-		default:
-			return 0, b.end()
+	for b.part == "" {
+		if err := b.advance(); err != nil {
+			return 0, err
 		}
 	}
 	if s.trickle > 0 {
-		t := time.NewTimer(s.trickle)
-		defer t.Stop()
-		if err := b.wait(t.C); err != nil {
+		if err := b.sleep(s.trickle); err != nil {
 			return 0, err
 		}
 		p = p[:1]
@@ -131,11 +126,12 @@ func (b *body) read(p []byte) (int, error) {
 	if b.left >= 0 {
 		p = p[:min(int64(len(p)), b.left)]
 	}
-	n := copy(p, s.Body[b.off:])
-	b.off += n
-	for s.endless && n < len(p) {
-		b.off = copy(p[n:], s.Body)
-		n += b.off
+	n := copy(p, b.part)
+	b.part = b.part[n:]
+	for s.endless && len(s.Events) == 0 && n < len(p) {
+		k := copy(p[n:], s.Body)
+		b.part = s.Body[k:]
+		n += k
 	}
 	if b.left > 0 {
 		b.left -= int64(n)
@@ -144,6 +140,39 @@ func (b *body) read(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// advance goes on to the next event when it is due, or to the body's end. An
+// event is not late because the one before it was read late.
+func (b *body) advance() error {
+	s := &b.x.step
+	switch {
+	case b.next < len(s.Events):
+		e := s.Events[b.next]
+		b.due = b.due.Add(e.After)
+		if err := b.sleep(time.Until(b.due)); err != nil {
+			return err
+		}
+		b.part = e.Data
+		b.next++
+	case s.endless:
+		b.part, b.next = s.Body, 0
+	case s.stall:
+		return b.wait(nil)
+	default:
+		return b.end()
+	}
+	return nil
+}
+
+// sleep waits for d, unless the body is closed or the request ends before.
+func (b *body) sleep(d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	return b.wait(t.C)
 }
 
 // end returns what the body ends with after its last byte.
@@ -172,7 +201,12 @@ func (b *body) wait(c <-chan time.Time) error {
 // Close ends a read that is under way.
 func (b *body) Close() error {
 	b.note(func(r *Response) { r.Closed++ })
-	b.closeOnce.Do(func() { close(b.closed) })
+	b.closeOnce.Do(func() {
+		close(b.closed)
+		if b.x.onClose != nil {
+			b.x.onClose()
+		}
+	})
 	b.x.finish()
 	return nil
 }

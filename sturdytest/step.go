@@ -27,6 +27,7 @@ type Step struct {
 	Status  int         // of the response; zero means 200
 	Header  http.Header // of the response
 	Body    string      // of the response
+	Events  []Event     // of the response's body, after Body
 	BodyErr error       // what reading the body ends with; nil means io.EOF
 	Err     error       // returned instead of a response, if not nil
 
@@ -206,6 +207,7 @@ func (s Step) String() string {
 		is   bool
 	}{
 		{" early", s.early && s.answers()},
+		{" in " + strconv.Itoa(len(s.Events)) + " events", len(s.Events) > 0},
 		{" trickling", s.trickle > 0},
 		{" endless", s.endless},
 		{" then stall", s.stall},
@@ -258,6 +260,17 @@ func apiError(status int, typ, code, message string) Step {
 	body.Error.Message, body.Error.Type, body.Error.Code = message, null(typ), null(code)
 	b, _ := json.Marshal(body) // strings always can
 	return Step{Status: status, Header: jsonHeader(), Body: string(b)}
+}
+
+// jsonStep is an answer with a body in JSON.
+func jsonStep(status int, body string) Step {
+	return Step{Status: status, Header: jsonHeader(), Body: body}
+}
+
+// quote returns s as a string of JSON.
+func quote(s string) string {
+	b, _ := json.Marshal(s) // strings always can
+	return string(b)
 }
 
 func jsonHeader() http.Header { return http.Header{"Content-Type": {"application/json"}} }
