@@ -227,35 +227,88 @@ func closedChan() <-chan struct{} {
 	return c
 }
 
-// onEnd returns body with f called once, when it ends: at the first of an
-// error, end of file among them, and Close. The body of a 101 keeps its
-// io.Writer.
-func onEnd(body io.ReadCloser, f func()) io.ReadCloser {
-	h := &hooked{ReadCloser: body, end: sync.OnceFunc(f)}
-	if w, ok := body.(io.Writer); ok {
+// onEnd returns body with f called once, when it ends: with nil at its end of
+// file or when it is closed, and with the error that reading it met before.
+// What a read returns because the body was closed is no such error. The body of
+// a 101 keeps its io.Writer, and any body its io.WriterTo.
+func onEnd(body io.ReadCloser, f func(error)) io.ReadCloser {
+	h := &hooked{ReadCloser: body, f: f}
+	w, isWriter := body.(io.Writer)
+	_, isWriterTo := body.(io.WriterTo)
+	switch {
+	case isWriter && isWriterTo:
+		return struct {
+			hookedWriterTo
+			io.Writer
+		}{hookedWriterTo{h}, w}
+	case isWriter:
 		return struct {
 			*hooked
 			io.Writer
 		}{h, w}
+	case isWriterTo:
+		return hookedWriterTo{h}
 	}
 	return h
 }
 
 type hooked struct {
 	io.ReadCloser
-	end func()
+	f      func(error)
+	closed atomic.Bool
+	once   sync.Once
 }
+
+func (h *hooked) end(err error) { h.once.Do(func() { h.f(err) }) }
 
 func (h *hooked) Read(p []byte) (int, error) {
 	n, err := h.ReadCloser.Read(p)
 	if err != nil {
-		h.end()
+		h.broke(err)
 	}
 	return n, err
 }
 
+// broke tells of the error that the body ended with, unless it was closed: then
+// Close does.
+func (h *hooked) broke(err error) {
+	switch {
+	case err == io.EOF: //nolint:errorlint // a Reader returns io.EOF itself
+		h.end(nil)
+	case !h.closed.Load():
+		h.end(err)
+	}
+}
+
 func (h *hooked) Close() error {
-	err := h.ReadCloser.Close()
-	h.end()
-	return err
+	h.closed.Store(true)
+	defer h.end(nil)
+	return h.ReadCloser.Close()
+}
+
+type hookedWriterTo struct{ *hooked }
+
+func (h hookedWriterTo) WriteTo(w io.Writer) (int64, error) {
+	to := &writerThatFails{Writer: w}
+	n, err := h.ReadCloser.(io.WriterTo).WriteTo(to) //nolint:forcetypeassert // onEnd has asked
+	switch {
+	case err == nil:
+		h.end(nil)
+	case !to.failed:
+		h.broke(err)
+	}
+	return n, err
+}
+
+// writerThatFails tells whether an error is its own, and not of the body that is
+// written to it.
+type writerThatFails struct {
+	io.Writer
+	failed bool
+}
+
+func (w *writerThatFails) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.failed = w.failed || err != nil || n < len(p)
+	return n, err
 }

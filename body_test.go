@@ -117,25 +117,104 @@ type endlessReader struct{}
 
 func (endlessReader) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestTheEndOfABodyIsSeenOnce(t *testing.T) {
+func TestTheEndOfABodyIsToldOnceAndOfTheFirstThatEndsIt(t *testing.T) {
 	broken := errors.New("broken")
-	for name, body := range map[string]io.Reader{
-		"EOF":   strings.NewReader("x"),
-		"error": iotest.ErrReader(broken),
+	readAll := func(b io.ReadCloser) { _, _ = io.ReadAll(b) }
+	for name, row := range map[string]struct {
+		body io.Reader
+		use  func(io.ReadCloser)
+		want error
+	}{
+		"end of file":        {strings.NewReader("x"), readAll, nil},
+		"data with EOF":      {iotest.DataErrReader(strings.NewReader("x")), readAll, nil},
+		"error":              {iotest.ErrReader(broken), readAll, broken},
+		"Close":              {strings.NewReader("x"), func(b io.ReadCloser) { _ = b.Close() }, nil},
+		"error after Close":  {iotest.ErrReader(broken), func(b io.ReadCloser) { _ = b.Close(); readAll(b) }, nil},
+		"WriteTo, whole":     {strings.NewReader("x"), func(b io.ReadCloser) { _, _ = io.Copy(io.Discard, b) }, nil},
+		"WriteTo, not read":  {strings.NewReader("x"), func(b io.ReadCloser) { _, _ = io.Copy(failingWriter{}, b); _ = b.Close() }, nil},
+		"WriteTo, broken":    {failingWriterTo{broken}, func(b io.ReadCloser) { _, _ = io.Copy(io.Discard, b) }, broken},
+		"WriteTo, then EOF":  {strings.NewReader("x"), func(b io.ReadCloser) { _, _ = io.Copy(failingWriter{}, b); readAll(b) }, nil},
+		"Read of a WriterTo": {bytes.NewReader([]byte("x")), readAll, nil},
 	} {
-		ends := 0
-		b := onEnd(io.NopCloser(body), func() { ends++ })
-		_, _ = io.ReadAll(b)
-		assert.Equal(t, 1, ends, name)
-		_, _ = io.ReadAll(b)
-		_ = b.Close()
-		_ = b.Close()
-		assert.Equal(t, 1, ends, name)
+		t.Run(name, func(t *testing.T) {
+			var ends []error
+			b := onEnd(io.NopCloser(row.body), func(err error) { ends = append(ends, err) })
+			row.use(b)
+			require.Equal(t, []error{row.want}, ends)
+			readAll(b)
+			_ = b.Close()
+			_ = b.Close()
+			assert.Len(t, ends, 1)
+		})
 	}
-	ends := 0
-	require.NoError(t, onEnd(http.NoBody, func() { ends++ }).Close())
-	assert.Equal(t, 1, ends, "Close")
 }
+
+func TestABodyThatIsClosedWhileItIsReadHasNotFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends []error
+		b := onEnd(newStalledBody(""), func(err error) { ends = append(ends, err) })
+		read := make(chan error)
+		go func() {
+			_, err := b.Read(make([]byte, 1))
+			read <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, b.Close())
+		require.Error(t, <-read)
+		assert.Equal(t, []error{nil}, ends)
+	})
+}
+
+func TestTheEndOfABodyIsToldThoughItsClosePanics(t *testing.T) {
+	var ends []error
+	b := onEnd(struct {
+		io.Reader
+		io.Closer
+	}{strings.NewReader(""), panicCloser{}}, func(err error) { ends = append(ends, err) })
+	assert.PanicsWithValue(t, "close", func() { _ = b.Close() })
+	assert.Equal(t, []error{nil}, ends)
+}
+
+func TestAHookKeepsWhatElseABodyCanDo(t *testing.T) {
+	type writer struct {
+		io.ReadCloser
+		io.Writer
+	}
+	type both struct {
+		io.ReadCloser
+		io.Writer
+		io.WriterTo
+	}
+	plain := struct{ io.ReadCloser }{http.NoBody}
+	for name, row := range map[string]struct {
+		body             io.ReadCloser
+		writer, writerTo bool
+	}{
+		"neither":  {plain, false, false},
+		"Writer":   {writer{plain, io.Discard}, true, false},
+		"WriterTo": {http.NoBody, false, true},
+		"both":     {both{plain, io.Discard, http.NoBody}, true, true},
+	} {
+		b := onEnd(row.body, func(error) {})
+		_, isWriter := b.(io.Writer)
+		_, isWriterTo := b.(io.WriterTo)
+		assert.Equal(t, row.writer, isWriter, name)
+		assert.Equal(t, row.writerTo, isWriterTo, name)
+	}
+}
+
+type panicCloser struct{}
+
+func (panicCloser) Close() error { panic("close") }
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("no room") }
+
+type failingWriterTo struct{ err error }
+
+func (f failingWriterTo) Read([]byte) (int, error)         { return 0, f.err }
+func (f failingWriterTo) WriteTo(io.Writer) (int64, error) { return 0, f.err }
 
 func TestAnErrorBodyIsReadOnceHoweverManyLayersAsk(t *testing.T) {
 	reads := 0

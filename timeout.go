@@ -60,7 +60,7 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 		// The end of the context is the end of the body, so it has to last as long.
 		if resp.Body != http.NoBody {
 			flows = true
-			resp.Body = onEnd(resp.Body, func() { cancel(nil) })
+			resp.Body = onEnd(resp.Body, func(error) { cancel(nil) })
 		}
 		return resp, nil
 	}
