@@ -4,25 +4,30 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"math"
 	"net/http"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/time/rate"
 )
 
-// Breaker is a layer that stops knocking on a server that is down. After
-// Failures in a row the circuit of that key, by default a scheme and a host,
-// opens: its requests are held or refused for OpenFor. Then one is let through
-// as a probe. If it succeeds, the circuit closes; if it fails, the circuit
-// stays open for twice as long, up to MaxOpen. A probe that is out for longer
-// than that gives its place to another.
+// Breaker is a layer that stops knocking on a server that is down. When
+// Failures in a row, or nearly all of the latest requests, have failed, the
+// circuit of that key, by default a scheme and a host, opens: its requests are
+// held or refused for OpenFor. Then one is let through as a probe. If it
+// succeeds, the circuit closes, and those who waited leave one by one, faster and
+// faster, so that the server does not fall again; if it fails, the circuit stays
+// open for twice as long, up to MaxOpen. A probe that is out for longer than that
+// gives its place to another.
 //
-// A failure is a connection that could not be made or broke, a timeout, and an
-// answer of 408, 424, or 500 and above. A 429 and what is the caller's own doing count
-// neither way: a cancelled context, a name that does not exist, a bad
-// certificate. Any other answer is a success.
+// A failure is a connection that could not be made or broke, also in the middle
+// of a body, a timeout, and an answer of 408, 424, or 500 and above. A 429 and what is
+// the caller's own doing count neither way: a cancelled context, a name that
+// does not exist, a bad certificate. Any other answer is a success.
 //
 // A request that has a deadline waits for the circuit to close, as long as
 // that may happen in time. One that has none is refused at once with an
@@ -35,97 +40,44 @@ import (
 //		Base:     &sturdy.Retry{},
 //	}}
 type Breaker struct {
-	Base     http.RoundTripper            // sends the requests; nil means http.DefaultTransport
-	Failures int                          // in a row that open the circuit; zero means 10, negative means that none do
-	OpenFor  time.Duration                // the first open period; zero or negative means 1s
-	MaxOpen  time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
-	MaxWait  time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and not at all without one; negative means not at all
-	Key      func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
-	Observe  func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
+	Base        http.RoundTripper            // sends the requests; nil means http.DefaultTransport
+	Failures    int                          // in a row that open the circuit; zero means 10, negative means that none do
+	Ratio       float64                      // of failures among the requests of a Window that opens the circuit; zero means 0.9, negative means that none does
+	Window      time.Duration                // that Ratio looks at; zero or negative means 10s
+	MinRequests int                          // in a Window, before Ratio means anything; zero or negative means 20
+	OpenFor     time.Duration                // the first open period; zero or negative means 1s
+	MaxOpen     time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
+	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and not at all without one; negative means not at all
+	Answer      bool                         // answer what is refused with a 503 made here, for callers who would retry an error
+	Key         func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
+	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
 	circuits keyed[*circuit]
-	open     atomic.Int32 // how many circuits are not closed
 }
 
 const maxOpenHint = time.Minute // the longest open period that a server may ask for
 
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
-	return b.send(req, baseOf(b.Base), nil)
+	return b.answer(req)(through(req, baseOf(b.Base), nil, b, nil))
 }
 
 // CloseIdleConnections closes those of Base.
 func (b *Breaker) CloseIdleConnections() { closeIdle(b.Base) }
 
-func (b *Breaker) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
-	passed := false
-	defer func() {
-		if !passed {
-			closeBody(req)
-		}
-	}()
-	entry := b.circuits.use(b.keyOf(req), b.newCircuit)
-	defer b.circuits.release(entry)
-	c := entry.state
-	report := reporter{entry.key, req, watchers{b.Observe, watch}}
-
-	a, waited, err := c.admit(req, b.MaxWait)
-	if err != nil {
-		report.refusal(err)
-		return nil, err
+func (b *Breaker) check() error {
+	switch {
+	case math.IsNaN(b.Ratio) || b.Ratio > 1:
+		return misconfigured("Breaker.Ratio is not between 0 and 1: %v", b.Ratio)
+	case b.OpenFor > 0 && b.MaxOpen > 0 && b.OpenFor > b.MaxOpen:
+		return misconfigured("Breaker.OpenFor is more than Breaker.MaxOpen: %v, %v", b.OpenFor, b.MaxOpen)
 	}
-	// Whatever happens, the circuit hears of it: a probe that is never heard of
-	// again would leave it half-open for ever.
-	verdict := errNeutral
-	var e *Error
-	defer func() { report.all(c.settle(a, verdict, e)) }()
-	report.wait(waited)
-	if a.probe != nil {
-		report.all([]Event{{Kind: EventHalfOpen}})
-	}
-	queue, _ := next.(queuer)
-	if queue != nil && (waited > 0 || a.probe != nil) {
-		if err := queue.rejoin(req); err != nil {
-			return nil, err
-		}
-	}
-	passed = true
-	resp, err := send(next, req)
-	e = judge(req, resp, err)
-	if queue != nil && e != nil && a.probe != nil {
-		queue.heed(req, e)
-	}
-	verdict = outcome(e)
-	return resp, err
-}
-
-// A queuer is what is below a Breaker in a Transport, where a queue is above
-// it. Who waits for the circuit, or follows a probe, has left the queue, and must
-// not pass those who wait there for a pause to end.
-type queuer interface {
-	rejoin(*http.Request) error // waits for a pause that began in the meantime
-	heed(*http.Request, *Error) // begins a pause, before the circuit lets the next one in
-}
-
-// hold waits until the circuit may let req in, or refuses it, without letting it
-// in: in a Transport nobody pays a token, or waits for a turn, for a request that
-// the circuit refuses.
-func (b *Breaker) hold(req *http.Request, watch func(context.Context, Event)) error {
-	if b.open.Load() == 0 {
-		return nil
-	}
-	entry := b.circuits.use(b.keyOf(req), b.newCircuit)
-	defer b.circuits.release(entry)
-	report := reporter{entry.key, req, watchers{b.Observe, watch}}
-	entry.state.mu.Lock()
-	waited, err := entry.state.wait(req, b.MaxWait)
-	entry.state.mu.Unlock()
-	if err != nil {
-		report.refusal(err)
-		return err
-	}
-	report.wait(waited)
 	return nil
+}
+
+// answer makes a response of a refusal, if the caller wants that.
+func (b *Breaker) answer(req *http.Request) func(*http.Response, error) (*http.Response, error) {
+	return func(resp *http.Response, err error) (*http.Response, error) { return resp, err }
 }
 
 func (b *Breaker) keyOf(req *http.Request) key {
@@ -133,32 +85,6 @@ func (b *Breaker) keyOf(req *http.Request) key {
 		return key{name: b.Key(req)}
 	}
 	return originKey(req)
-}
-
-// A reporter tells what happened to a request, outside every lock.
-type reporter struct {
-	key key
-	req *http.Request
-	w   watchers
-}
-
-func (r *reporter) all(events []Event) {
-	for _, ev := range events {
-		ev.Key = r.key.display(r.req, r.w)
-		r.w.see(r.req, ev)
-	}
-}
-
-func (r *reporter) wait(d time.Duration) {
-	if d > 0 {
-		r.all([]Event{{Kind: EventWait, Wait: d}})
-	}
-}
-
-func (r *reporter) refusal(err error) {
-	if e, ok := errors.AsType[*Error](err); ok {
-		r.all([]Event{{Kind: EventRefuse, Err: e}})
-	}
 }
 
 // What gobreaker is told of a request. A nil error is a success.
@@ -182,220 +108,287 @@ func outcome(e *Error) error {
 	return nil
 }
 
-// A circuit is the state of one key. gobreaker keeps count, and sees to it that
-// an answer to a request from before the last change does not count. What it
-// has no notion of is here: an open period that grows, a probe that takes too
-// long, and those who wait.
+// A circuit is the state of one key. gobreaker keeps count of the outcomes and
+// decides when the circuit opens and closes. It is told of an outcome when that
+// is known, not when the request is sent: so failures that take longer than the
+// window count, and a probe that is never heard of holds nothing. What it has
+// no notion of is here: an open period that grows, the probe's lease, those who
+// wait, and their return.
+//
+// The methods of a nil circuit let everything pass.
 type circuit struct {
 	failures         int
+	ratio            float64
+	minRequests      int
 	openFor, maxOpen time.Duration
-	open             *atomic.Int32
 
-	mu      sync.Mutex
-	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
-	until   time.Time     // nobody is let in before; zero if the circuit is closed
-	opened  int           // how often in a row it opened
-	probe   *probe        // the last that was let in, until it is heard of
-	changed chan struct{} // closed at the next change; nil if nobody waits for one
-	events  []Event       // of changes that were not reported yet
-	last    *Error        // the failure that is being settled
-	lasting string        // what opened the circuit, in words
+	mu         sync.Mutex
+	machine    *gobreaker.TwoStepCircuitBreaker[struct{}]
+	quiet      bool               // nothing has failed of late, and successes need not be counted
+	broken     int                // bodies in a row that broke
+	generation int                // how often the state changed
+	until      time.Time          // nobody is let in before; zero if the circuit is closed
+	opened     int                // how often in a row it opened
+	forced     bool               // it is to open whatever the count
+	probe      *probe             // the last that was let in, until it is heard of
+	ramp       ramp               // how fast they return
+	gates      map[*gate]struct{} // where some wait for a change
+	events     []Event            // of changes that were not reported yet
+	last       *Error             // the failure that is being booked
+	lasting    string             // what opened the circuit, in words
+
+	alone *gate // the queue, where there is no RateLimit
 }
 
 // A probe is a lease: when it is over, another one may be sent. The answer
-// counts all the same, however late.
+// counts all the same, if the circuit has not changed since.
 type probe struct {
-	done  func(error)
 	until time.Time
-	over  bool
+	of    *call // what it belongs to
 }
 
-// An admission is how to tell gobreaker what became of a request.
+// An admission is what a circuit knows a request by that it let through.
 type admission struct {
-	done  func(error)
-	probe *probe // nil for a request through a closed circuit
+	generation int
+	probe      *probe // nil for a request through a closed circuit
+	aside      bool   // it is not asked for its outcome
 }
 
 func (b *Breaker) newCircuit() *circuit {
-	c := &circuit{failures: cmp.Or(b.Failures, 10), openFor: b.OpenFor, maxOpen: b.MaxOpen, open: &b.open}
+	c := &circuit{
+		failures:    cmp.Or(b.Failures, 10),
+		ratio:       cmp.Or(b.Ratio, 0.9),
+		minRequests: b.MinRequests,
+		openFor:     b.OpenFor,
+		maxOpen:     b.MaxOpen,
+		quiet:       true,
+		alone:       newGate(rate.Inf, 1),
+	}
+	c.alone.fixed = true
+	if c.minRequests <= 0 {
+		c.minRequests = 20
+	}
 	if c.openFor <= 0 {
 		c.openFor = time.Second
 	}
 	if c.maxOpen <= 0 {
 		c.maxOpen = 5 * time.Second
 	}
+	window := b.Window
+	if window <= 0 {
+		window = 10 * time.Second
+	}
 	c.machine = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests: 1,
-		Timeout:     1, // until says how long
-		ReadyToTrip: func(n gobreaker.Counts) bool {
-			return c.failures > 0 && int64(n.ConsecutiveFailures) >= int64(c.failures)
-		},
-		IsExcluded:    func(err error) bool { return err == errNeutral }, //nolint:errorlint // the value itself
+		MaxRequests:   1,
+		Interval:      window,
+		BucketPeriod:  max(window/10, 1),
+		Timeout:       1, // until says how long
+		ReadyToTrip:   c.trips,
 		OnStateChange: c.change,
 	})
 	return c
 }
 
-// idle reports whether the circuit may be forgotten, and then is: the layer no
-// longer counts it as open. A run of failures that has not opened it is not
-// worth keeping, nor is an open period that is long over.
+// trips reports whether the circuit opens. It is called with the lock, within
+// book.
+func (c *circuit) trips(n gobreaker.Counts) bool {
+	run := max(int64(n.ConsecutiveFailures), int64(c.broken))
+	seen := n.TotalFailures + n.TotalSuccesses
+	return c.forced ||
+		c.failures > 0 && run >= int64(c.failures) ||
+		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
+}
+
+// idle reports whether the circuit may be forgotten. A run of failures that has
+// not opened it is not worth keeping, nor is an open period that is long over.
 func (c *circuit) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.until.IsZero() {
-		return true
-	}
-	if time.Since(c.until) < maxOpenHint {
-		return false
-	}
-	c.until = time.Time{}
-	c.open.Add(-1)
-	return true
+	return c.until.IsZero() || time.Since(c.until) >= maxOpenHint
 }
 
-// admit lets req in. If the circuit is open it waits, or refuses.
-func (c *circuit) admit(req *http.Request, maxWait time.Duration) (a admission, waited time.Duration, err error) {
+// admit lets a request in and returns 0, or how long to wait before asking
+// again, unless the circuit changes sooner.
+func (c *circuit) admit(now time.Time, by *call) (admission, time.Duration) {
+	if c == nil {
+		return admission{}, 0
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		if c.until.IsZero() {
-			a.done, err = c.machine.Allow()
-			return a, waited, err
-		}
-		w, err := c.wait(req, maxWait)
-		if waited += w; err != nil {
-			return a, waited, err
-		}
-		if c.until.IsZero() {
-			continue
-		}
-		if c.probe != nil { // took too long: its place is another's
-			c.probe.over = true
-			c.probe.done(errNeutral)
-		}
-		if a.done, err = c.machine.Allow(); err != nil {
-			return a, waited, c.refusal(0)
-		}
-		lease := max(c.openFor, c.maxOpen)
-		a.probe = &probe{done: a.done, until: time.Now().Add(lease)}
-		c.probe = a.probe
-		return a, waited, nil
-	}
-}
-
-// wait returns when the circuit may let a request in, or why it does not. It is
-// called with the lock, and waits without it.
-func (c *circuit) wait(req *http.Request, maxWait time.Duration) (waited time.Duration, err error) {
-	if c.until.IsZero() {
-		return 0, nil
-	}
-	began := time.Now()
-	latest, patient := patience(req, began, maxWait)
-	for now := began; ; now = time.Now() {
-		next := c.until // when something may change by itself
-		if !now.Before(next) && c.probe != nil {
-			next = c.probe.until
-		}
-		if !now.Before(next) {
-			return now.Sub(began), nil
-		}
-		if !patient || !now.Before(latest) || !c.until.Before(latest) {
-			return 0, c.refusal(next.Sub(now))
-		}
-		if latest.Before(next) {
-			next = latest
-		}
-		if err := c.await(req, next.Sub(now)); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// patience is until when req waits for the circuit; false if it does not wait.
-func patience(req *http.Request, now time.Time, maxWait time.Duration) (latest time.Time, ok bool) {
-	deadline, bounded := deadlineOf(req)
 	switch {
-	case maxWait < 0, maxWait == 0 && !bounded:
-		return time.Time{}, false
-	case maxWait == 0:
-		return deadline, true
+	case c.until.IsZero():
+		return admission{generation: c.generation}, c.ramp.admit(now)
+	case now.Before(c.until):
+		return admission{}, c.until.Sub(now)
+	case c.probe != nil && by != nil && c.probe.of == by:
+		// Sent on behalf of the probe itself, such as for its token.
+		return admission{aside: true}, 0
+	case c.probe != nil && now.Before(c.probe.until):
+		return admission{}, c.probe.until.Sub(now)
 	}
-	latest = now.Add(maxWait + 1) // what comes at MaxWait is in time
-	if bounded && deadline.Before(latest) {
-		latest = deadline
-	}
-	return latest, true
+	c.probe = &probe{until: now.Add(max(c.openFor, c.maxOpen)), of: by}
+	return admission{generation: c.generation, probe: c.probe}, 0
 }
 
-// await waits for d, or for a change of state.
-func (c *circuit) await(req *http.Request, d time.Duration) error {
-	if c.changed == nil {
-		c.changed = make(chan struct{})
+// refusal returns why a request does not wait for the circuit until then; nil if
+// it does, or need not.
+func (c *circuit) refusal(now, until time.Time, by *call) *Error {
+	if c == nil {
+		return nil
 	}
-	changed := c.changed
-	c.mu.Unlock()
-	defer c.mu.Lock()
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-changed:
-	case <-req.Context().Done():
-	case <-cancelled(req):
-	}
-	return gone(req)
-}
-
-func (c *circuit) refusal(open time.Duration) *Error {
-	return refusal(ErrCircuitOpen, cmp.Or(open, c.openFor), errors.New("sturdy: "+c.lasting))
-}
-
-// settle books the outcome of a request, and returns the events of it.
-func (c *circuit) settle(a admission, outcome error, e *Error) []Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	neutral := outcome == errNeutral //nolint:errorlint // the value itself
-	// A probe whose lease is over has given its place back already.
-	if a.probe == nil || !a.probe.over || !neutral {
-		c.last = e
-		a.done(outcome)
-		c.last = nil
+	next := c.until // when something may change by itself
+	switch {
+	case c.until.IsZero():
+		return nil
+	case now.Before(next):
+	case c.probe == nil || by != nil && c.probe.of == by || !now.Before(c.probe.until):
+		return nil
+	default:
+		next = c.probe.until
 	}
-	if a.probe != nil && a.probe == c.probe {
-		c.probe = nil
-		c.wakeAll() // if it said nothing, it is the next one's turn
+	if now.Before(until) && c.until.Before(until) {
+		return nil
 	}
-	return c.takeEvents()
+	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting))
 }
 
-// change is called by gobreaker, within Allow and done, with the lock held. It
-// takes itself for half-open at once, but is not asked to let a probe pass
-// before until.
+// arrived counts a request that wants to pass.
+func (c *circuit) arrived(now time.Time) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ramp.arrived(now)
+}
+
+// waits and leaves keep the list of the gates where some wait.
+func (c *circuit) waits(g *gate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gates == nil {
+		c.gates = make(map[*gate]struct{})
+	}
+	c.gates[g] = struct{}{}
+}
+
+func (c *circuit) leaves(g *gate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.gates, g)
+}
+
+// settle books the outcome of a request, lets those who wait look again, and
+// returns the events of it, and what the request's body is known by. It is
+// called without the lock of any gate.
+func (c *circuit) settle(a admission, outcome error, e *Error) ([]Event, admission) {
+	if c == nil || a.aside {
+		return nil, a
+	}
+	c.mu.Lock()
+	generation := c.generation
+	current := a.generation == generation
+	mine := a.probe != nil && a.probe == c.probe
+	if mine {
+		c.probe = nil // if it said nothing, it is the next one's turn
+	}
+	switch {
+	case outcome == errNeutral: //nolint:errorlint // the value itself
+	case current:
+		c.book(outcome, e)
+	case e != nil && !c.until.IsZero():
+		c.until = later(c.until, time.Now().Add(hint(e))) // refused while the circuit opened
+	}
+	a.generation, a.probe = c.generation, nil
+	return c.unlock(mine || c.generation != generation), a
+}
+
+// ended books how the body of an answer ended that was a success so far.
+func (c *circuit) ended(a admission, outcome error, e *Error) []Event {
+	if c == nil || a.aside {
+		return nil
+	}
+	c.mu.Lock()
+	generation := c.generation
+	switch {
+	case a.generation != generation || outcome == errNeutral: //nolint:errorlint // the value itself
+	case outcome == nil:
+		c.broken = 0
+	default:
+		c.broken++
+		c.book(outcome, e)
+	}
+	return c.unlock(c.generation != generation)
+}
+
+// book tells gobreaker of an outcome. As long as nothing fails it need not hear
+// of it: the ratio begins with the first failure.
+func (c *circuit) book(outcome error, e *Error) {
+	if outcome == nil && c.quiet {
+		return
+	}
+	c.quiet = false
+	done, err := c.machine.Allow()
+	if err != nil {
+		return
+	}
+	c.last = e
+	done(outcome)
+	c.last = nil
+	if outcome == nil && c.machine.Counts().TotalFailures == 0 {
+		c.quiet = true
+	}
+}
+
+// unlock gives the lock back, and then, if the circuit has changed, tells those
+// who wait.
+func (c *circuit) unlock(changed bool) []Event {
+	events := c.events
+	c.events = nil
+	var gates []*gate
+	if changed {
+		gates = slices.Collect(maps.Keys(c.gates))
+	}
+	c.mu.Unlock()
+	for _, g := range gates {
+		g.circuitChanged()
+	}
+	return events
+}
+
+// change is called by gobreaker, with the lock held. It takes itself for
+// half-open at once, but is not told of a probe before until.
 func (c *circuit) change(_ string, _, to gobreaker.State) {
+	now := time.Now()
 	switch to {
 	case gobreaker.StateOpen:
-		if c.opened++; c.until.IsZero() {
-			c.open.Add(1)
+		c.opened++
+		if c.until.IsZero() {
+			c.ramp.stop(now)
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
-		c.until = time.Now().Add(ev.Wait)
-		c.lasting = "the last of its failures: " + c.last.Class.phrase()
+		c.until = now.Add(ev.Wait)
+		c.lasting = "its circuit was opened by hand"
+		if c.last != nil {
+			c.lasting = "the last of its failures: " + c.last.Class.phrase()
+		}
 		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
-		if !c.until.IsZero() {
-			c.open.Add(-1)
-		}
-		c.until, c.opened = time.Time{}, 0
+		c.until, c.opened, c.broken, c.quiet = time.Time{}, 0, 0, true
+		c.ramp.start(now)
 		c.events = append(c.events, Event{Kind: EventClose})
 	default:
 		return
 	}
+	c.generation++
 	c.probe = nil
-	c.wakeAll()
 }
 
-// period is how long the circuit stays open: twice as long each time, and at
-// least as long as an overloaded server asked for.
+// period is how long the circuit stays open: twice as long each time, at least
+// as long as an overloaded server asked for, and a little longer, lest all who
+// failed together come back together.
 func (c *circuit) period() time.Duration {
 	d := c.openFor
 	for range c.opened - 1 {
@@ -405,21 +398,85 @@ func (c *circuit) period() time.Duration {
 		d *= 2
 	}
 	d = min(d, max(c.maxOpen, c.openFor))
-	if c.last != nil && c.last.Class == ErrOverloaded {
-		d = max(d, min(c.last.RetryAfter, maxOpenHint))
-	}
-	return d
+	d = max(d, hint(c.last))
+	return d + jitter(min(d/10, 500*time.Millisecond))
 }
 
-func (c *circuit) wakeAll() {
-	if c.changed != nil {
-		close(c.changed)
-		c.changed = nil
+// hint is how long an overloaded server asked to be left alone.
+func hint(e *Error) time.Duration {
+	if e == nil || e.Class != ErrOverloaded {
+		return 0
 	}
+	return min(e.RetryAfter, maxOpenHint)
 }
 
-func (c *circuit) takeEvents() []Event {
-	events := c.events
-	c.events = nil
-	return events
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// A ramp lets those return who waited for a circuit to close: at a tenth of the
+// rate at which requests came before, twice as fast each second, and up to a
+// little more than that rate, until all who waited are gone.
+type ramp struct {
+	began time.Time // when the circuit closed; zero if nobody has to be slow
+	next  time.Time // when the next may leave
+	base  float64   // requests per second that came before
+
+	since  time.Time // what is counted, and
+	came   int       // how many came since
+	before float64   // requests per second in the time before
+}
+
+const (
+	rampStart  = 0.1  // of the rate before
+	rampMost   = 1.15 // of it: what is left of the server's room serves those who waited
+	rampWindow = 5 * time.Second
+)
+
+// arrived counts a request.
+func (r *ramp) arrived(now time.Time) {
+	if age := now.Sub(r.since); age >= rampWindow {
+		r.before = 0
+		if age < 2*rampWindow {
+			r.before = float64(r.came) / age.Seconds()
+		}
+		r.since, r.came = now, 0
+	}
+	r.came++
+}
+
+// flow is how many requests come per second.
+func (r *ramp) flow(now time.Time) float64 {
+	return max(r.before, float64(r.came)/max(now.Sub(r.since).Seconds(), 1))
+}
+
+// stop remembers the rate when a circuit opens.
+func (r *ramp) stop(now time.Time) { r.base, r.began = max(r.flow(now), 1), time.Time{} }
+
+// start begins the return, now that the circuit has closed.
+func (r *ramp) start(now time.Time) {
+	r.base = max(r.base, r.flow(now))
+	r.began, r.next = now, now
+}
+
+// admit lets a request leave and returns 0, or when it may.
+func (r *ramp) admit(now time.Time) time.Duration {
+	if r.began.IsZero() {
+		return 0
+	}
+	if d := r.next.Sub(now); d > 0 {
+		return d
+	}
+	most := rampMost * max(r.base, r.flow(now))
+	perSecond := max(rampStart*r.base, 1) * math.Exp2(now.Sub(r.began).Seconds())
+	if perSecond >= most && now.Sub(r.next) > time.Second {
+		r.began = time.Time{} // for a while nobody has had to wait
+		return 0
+	}
+	// In the time until the next, the rate grows on.
+	r.next = r.next.Add(seconds64(max(math.Log2(1+math.Ln2/perSecond), 1/most)))
+	return 0
 }

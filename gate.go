@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,32 +19,69 @@ import (
 const maxHold = 2 * time.Minute
 
 // A gate is the queue of one key. Requests leave it in the order of their first
-// arrival, when the key is not paused and the bucket has a token for them.
+// arrival, when all of these hold: the key is not paused, the caller's limit
+// and the server's have room for the request, there are not too many out yet to
+// know the limit, and the circuit lets it through.
 //
 // Whether a request may leave is decided when it leaves, and only for the head
 // of the queue: so nobody holds a reservation that a later pause or a new rate
 // would have to take back. That is why rate.Limiter serves as a bucket here,
 // but not its Wait and Reserve.
+//
+// Only a circuit lets others pass by: if there are many in one queue, those
+// whose circuit is open do not hold up the rest.
+//
+// Locks are taken in this order: gate, circuit.
 type gate struct {
 	mu     sync.Mutex
 	limit  rate.Limit // the caller's ceiling; rate.Inf without one
 	burst  int
+	fixed  bool          // nothing is learned
 	bucket *rate.Limiter // nil: they leave as they come
 	paused time.Time     // nobody leaves before
 	pace   pace
-	epoch  int       // how often the server's refusals were news
-	spare  int       // tokens taken for requests that were then cancelled
-	queue  list.List // of *turn
+	meters []*meter // of the newest answer that had any
+	known  []*meter // of all answers
+	cut    float64  // how many had left at the last news
+	left   tally
+	flying int              // sent, and not answered
+	spare  int              // tokens taken for requests that were then cancelled
+	queue  list.List        // of *turn
+	doors  map[*circuit]int // how many in the queue are there for each
 	timer  *time.Timer
+}
+
+// A wish is what a request asks of a gate.
+type wish struct {
+	units   float64
+	maxWait time.Duration // of RateLimit
+	circuit *circuit      // nil if there is none
+	by      *call         // what the request is a part of
+	patient time.Duration // MaxWait of Breaker
 }
 
 // A turn is a request's place in the queue.
 type turn struct {
+	wish
 	arrived time.Time
 	latest  time.Time     // a turn after this is of no use; zero for any
 	why     error         // what says so: context.DeadlineExceeded for the context
+	until   time.Time     // how long it waits for the circuit; zero for not at all
 	ready   chan struct{} // closed when the turn has come, or is refused
-	err     error         // why it is refused
+	pass    pass
+	err     error // why it is refused
+}
+
+// A pass is what a request takes along when it leaves.
+type pass struct {
+	gate     *gate
+	at       time.Time // when it left
+	mark     tally     // what had left by then, it included
+	units    float64
+	flies    bool // counts as flying
+	waited   time.Duration
+	circuit  *circuit
+	admitted admission
 }
 
 func newGate(limit rate.Limit, burst int) *gate {
@@ -60,39 +98,41 @@ func (g *gate) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if g.queue.Len() > 0 || now.Before(g.paused) {
+	if g.queue.Len() > 0 || g.flying > 0 || now.Before(g.paused) {
 		return false
 	}
+	for _, m := range g.meters {
+		if m.levelAt(now) < m.limit {
+			return false
+		}
+	}
 	g.limitAt(now)
-	return g.pace.peak == 0 && (g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.burst))
+	return g.pace.rate == 0 && (g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.burst))
 }
 
-// enter returns when it is req's turn, with the time that it waited and the
-// epoch that it leaves in, or at once with an ErrWaitTooLong if its turn would
-// come after its deadline, or after maxWait.
-func (g *gate) enter(req *http.Request, maxWait time.Duration) (waited time.Duration, epoch int, err error) {
+// enter returns when it is req's turn, or at once with an error if its turn
+// would come too late, or the circuit is open and it does not wait for that.
+func (g *gate) enter(req *http.Request, w wish) (pass, error) {
 	g.mu.Lock()
-	if g.bucket == nil && g.paused.IsZero() && g.queue.Len() == 0 {
-		epoch = g.epoch
-		g.mu.Unlock()
-		return 0, epoch, nil
-	}
 	if end := gone(req); end != nil {
 		g.mu.Unlock()
-		return 0, 0, end
+		return pass{}, end
 	}
 	began := time.Now()
-	if g.queue.Len() == 0 && g.take(began) == 0 {
-		epoch = g.epoch
-		g.mu.Unlock()
-		return 0, epoch, nil
+	w.circuit.arrived(began)
+	if g.queue.Len() == 0 && g.wait(began, w.units) == 0 {
+		if a, wait := w.circuit.admit(began, w.by); wait == 0 {
+			p := g.leave(began, w, a)
+			g.mu.Unlock()
+			return p, nil
+		}
 	}
-	t := newTurn(req, began, maxWait)
+	t := newTurn(req, began, w)
 	place := g.insert(t)
-	if g.refuse(t, began, g.turnIn(began, g.ahead(place))) {
-		g.queue.Remove(place)
+	if g.refuse(t, began, g.ahead(place)) {
+		g.remove(place)
 		g.mu.Unlock()
-		return 0, 0, t.err
+		return pass{}, t.err
 	}
 	g.pump(began)
 	g.mu.Unlock()
@@ -103,30 +143,54 @@ func (g *gate) enter(req *http.Request, maxWait time.Duration) (waited time.Dura
 	case <-cancelled(req):
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if end := gone(req); end != nil {
-		g.leave(t, place)
-		return 0, 0, end
+	end := gone(req)
+	if end != nil {
+		g.quit(t, place)
 	}
-	return time.Since(began), g.epoch, t.err
+	g.mu.Unlock()
+	if end != nil {
+		t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
+		return pass{}, end
+	}
+	t.pass.waited = time.Since(began)
+	return t.pass, t.err
 }
 
-func newTurn(req *http.Request, now time.Time, maxWait time.Duration) *turn {
-	t := &turn{arrived: now, why: errMaxHold, ready: make(chan struct{})}
+func newTurn(req *http.Request, now time.Time, w wish) *turn {
+	t := &turn{wish: w, arrived: now, why: errMaxHold, ready: make(chan struct{})}
 	if c := callOf(req); c != nil {
 		t.arrived = c.began
 	}
-	if maxWait > 0 {
-		t.latest, t.why = now.Add(maxWait+1), errMaxWait // a turn at MaxWait is in time
+	if w.maxWait > 0 {
+		t.latest, t.why = now.Add(w.maxWait+1), errMaxWait // a turn at MaxWait is in time
 	}
-	if deadline, ok := deadlineOf(req); ok && (t.latest.IsZero() || deadline.Before(t.latest)) {
+	deadline, bounded := deadlineOf(req)
+	if bounded && (t.latest.IsZero() || deadline.Before(t.latest)) {
 		t.latest, t.why = deadline, context.DeadlineExceeded
+	}
+	switch {
+	case w.patient < 0, w.patient == 0 && !bounded:
+	case w.patient == 0:
+		t.until = deadline
+	default:
+		t.until = now.Add(w.patient + 1)
+		if bounded && deadline.Before(t.until) {
+			t.until = deadline
+		}
 	}
 	return t
 }
 
 // insert puts t in its place: behind all that arrived before it.
 func (g *gate) insert(t *turn) *list.Element {
+	if t.circuit != nil {
+		if g.doors == nil {
+			g.doors = make(map[*circuit]int)
+		}
+		if g.doors[t.circuit]++; g.doors[t.circuit] == 1 {
+			t.circuit.waits(g)
+		}
+	}
 	for e := g.queue.Back(); e != nil; e = e.Prev() {
 		if other, _ := e.Value.(*turn); !t.arrived.Before(other.arrived) {
 			return g.queue.InsertAfter(t, e)
@@ -135,54 +199,101 @@ func (g *gate) insert(t *turn) *list.Element {
 	return g.queue.PushFront(t)
 }
 
-// leave takes back the turn of a request that was cancelled. If it had come
-// already, the next in the queue has it.
-func (g *gate) leave(t *turn, place *list.Element) {
-	select {
-	case <-t.ready:
-		if t.err == nil && g.bucket != nil {
-			g.spare = min(g.spare+1, g.burst)
+func (g *gate) remove(place *list.Element) *turn {
+	t, _ := g.queue.Remove(place).(*turn)
+	if t.circuit != nil {
+		if g.doors[t.circuit]--; g.doors[t.circuit] == 0 {
+			delete(g.doors, t.circuit)
+			t.circuit.leaves(g)
 		}
-	default:
-		g.queue.Remove(place)
 	}
-	g.pump(time.Now())
+	return t
 }
 
-// take lets one request leave at now, and returns 0, or how long that is too
-// early.
-func (g *gate) take(now time.Time) time.Duration {
+// quit takes back the turn of a request that was cancelled. If it had come
+// already, the next in the queue has it.
+func (g *gate) quit(t *turn, place *list.Element) {
+	now := time.Now()
+	select {
+	case <-t.ready:
+		if t.err == nil {
+			if g.bucket != nil {
+				g.spare = min(g.spare+1, g.burst)
+			}
+			for _, m := range g.meters {
+				m.spend(now, -m.cost(t.units))
+			}
+			g.land(&t.pass)
+		}
+	default:
+		g.remove(place)
+	}
+	g.pump(now)
+}
+
+// wait returns 0 if a request may leave at now, as far as the gate goes, or how
+// long to wait before looking again.
+func (g *gate) wait(now time.Time, units float64) time.Duration {
 	if d := g.paused.Sub(now); d > 0 {
 		return d
 	}
 	g.paused = time.Time{}
+	d := time.Duration(0)
+	if !g.fixed && g.limit == rate.Inf {
+		d = g.pace.cold(g.flying, now)
+	}
+	for _, m := range g.meters {
+		d = max(d, m.wait(now, m.cost(units)))
+	}
 	limit := g.limitAt(now)
-	if g.bucket == nil {
-		return 0
+	if g.bucket != nil && g.spare == 0 {
+		if missing := 1 - g.bucket.TokensAt(now); missing > 0 {
+			d = max(d, ceilSeconds(missing/float64(limit)))
+		}
 	}
-	if g.spare > 0 {
+	return d
+}
+
+// leave lets a request leave at now, for which there is room.
+func (g *gate) leave(now time.Time, w wish, a admission) pass {
+	g.left.requests++
+	g.left.units += w.units
+	for _, m := range g.meters {
+		m.spend(now, m.cost(w.units))
+	}
+	switch {
+	case g.spare > 0:
 		g.spare--
-		return 0
+	case g.bucket != nil:
+		g.bucket.AllowN(now, 1)
 	}
-	if g.bucket.AllowN(now, 1) {
-		return 0
+	g.flying++
+	if !g.fixed {
+		g.pace.ledger.add(now, g.left.requests, w.units)
 	}
-	return ceilSeconds((1 - g.bucket.TokensAt(now)) / float64(limit))
+	return pass{gate: g, at: now, mark: g.left, units: w.units, flies: true, circuit: w.circuit, admitted: a}
+}
+
+func (g *gate) land(p *pass) {
+	if p.flies {
+		p.flies = false
+		g.flying--
+	}
 }
 
 // limitAt brings the bucket up to date with the pace, and returns its rate.
 func (g *gate) limitAt(now time.Time) rate.Limit {
-	if g.pace.peak == 0 {
+	if g.pace.rate == 0 {
 		return g.limit
 	}
-	g.pace.use(now)
-	limit := rate.Limit(g.pace.rate())
+	limit := rate.Limit(g.pace.at(now))
 	if limit < g.limit {
 		g.bucket.SetLimitAt(now, limit)
+		// At a high rate timers are late by more than a request's time.
+		g.bucket.SetBurstAt(now, max(1, min(int(limit/200), int(g.pace.burst))))
 		return limit
 	}
 	// Back at the ceiling.
-	g.pace.peak = 0
 	if g.limit == rate.Inf {
 		g.bucket = nil
 		return rate.Inf
@@ -201,7 +312,8 @@ func (g *gate) ahead(place *list.Element) int {
 	return n
 }
 
-// turnIn estimates how long a request with so many ahead of it will wait.
+// turnIn estimates how long a request with so many ahead of it will wait, as
+// far as that is known: not by a pace that is only a guess.
 func (g *gate) turnIn(now time.Time, ahead int) time.Duration {
 	start := now
 	if g.paused.After(now) {
@@ -209,17 +321,22 @@ func (g *gate) turnIn(now time.Time, ahead int) time.Duration {
 	}
 	wait := start.Sub(now)
 	limit := g.limitAt(start)
-	if g.bucket == nil {
+	if g.bucket == nil || limit == rate.Inf || g.pace.rough {
 		return wait
 	}
-	if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 && limit != rate.Inf {
+	if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 {
 		wait += ceilSeconds(missing / float64(limit))
 	}
 	return wait
 }
 
-// refuse reports whether a turn in wait is of no use to t, and says so in it.
-func (g *gate) refuse(t *turn, now time.Time, wait time.Duration) bool {
+// refuse reports whether it is of no use to t to wait, and says so in it.
+func (g *gate) refuse(t *turn, now time.Time, ahead int) bool {
+	if e := t.circuit.refusal(now, t.until, t.by); e != nil {
+		t.err = e
+		return true
+	}
+	wait := g.turnIn(now, ahead)
 	inTime := now.Add(wait).Before(t.latest)
 	if t.latest.IsZero() {
 		inTime = g.paused.Sub(now) <= maxHold
@@ -239,81 +356,62 @@ var (
 
 // pump lets leave who may, and sets the timer for the next.
 func (g *gate) pump(now time.Time) {
-	for e := g.queue.Front(); e != nil; e = g.queue.Front() {
-		if d := g.take(now); d > 0 {
-			g.wake(d)
-			return
+	var shut []*circuit // who is there for one of these is passed by
+	next := time.Duration(math.MaxInt64)
+	for e := g.queue.Front(); e != nil; {
+		t, _ := e.Value.(*turn)
+		if t.circuit != nil && slices.Contains(shut, t.circuit) {
+			e = e.Next()
+			continue
 		}
-		t, _ := g.queue.Remove(e).(*turn)
+		if d := g.wait(now, t.units); d > 0 {
+			next = min(next, d)
+			break
+		}
+		a, d := t.circuit.admit(now, t.by)
+		if d > 0 {
+			next = min(next, d)
+			if shut = append(shut, t.circuit); len(shut) == len(g.doors) {
+				break
+			}
+			e = e.Next()
+			continue
+		}
+		after := e.Next()
+		g.remove(e)
+		t.pass = g.leave(now, t.wish, a)
 		close(t.ready)
+		e = after
 	}
-	if g.timer != nil {
-		g.timer.Stop()
-	}
+	g.wake(next)
 }
 
 func (g *gate) wake(d time.Duration) {
-	if g.timer != nil {
-		g.timer.Reset(d)
-		return
-	}
-	g.timer = time.AfterFunc(d, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.pump(time.Now())
-	})
-}
-
-func (g *gate) isPaused() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return time.Now().Before(g.paused)
-}
-
-// taken notes that the server took a request which left in this epoch.
-func (g *gate) taken(epoch int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if epoch < g.epoch {
-		g.pace.late()
-	} else {
-		g.pace.note(time.Now())
-	}
-}
-
-// pause holds everybody for d, because the server refused a request that left
-// in this epoch, and returns until when, and whether that is news. Those whose
-// turn would now come too late are refused. With learn, the others will leave
-// paced.
-func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time, news bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	resume := now
-	if until := now.Add(d); d > 0 && until.After(g.paused) {
-		g.paused = until
-	}
-	if g.paused.After(now) {
-		resume = g.paused
-	}
-	g.pace.last = resume
-	// Requests that were on their way together are refused together: that is
-	// one piece of news.
-	if news = epoch == g.epoch; news {
-		g.epoch++
-		if learn {
-			g.pace.cut(now, resume)
+	switch {
+	case g.queue.Len() == 0 || d == math.MaxInt64:
+		if g.timer != nil {
+			g.timer.Stop()
 		}
+	case g.timer != nil:
+		g.timer.Reset(d)
+	default:
+		g.timer = time.AfterFunc(d, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.pump(time.Now())
+		})
 	}
-	if g.bucket != nil || g.pace.peak != 0 {
-		g.drain(resume)
-	}
+}
+
+// review refuses those for whom waiting has become of no use, and lets leave
+// who may: after a pause has begun, or a circuit has changed.
+func (g *gate) review(now time.Time) {
 	ahead := 0
 	for e := g.queue.Front(); e != nil; {
 		t, _ := e.Value.(*turn)
 		next := e.Next()
-		if g.refuse(t, now, g.turnIn(now, ahead)) {
-			g.queue.Remove(e)
+		if g.refuse(t, now, ahead) {
+			g.remove(e)
 			close(t.ready)
 		} else {
 			ahead++
@@ -321,18 +419,145 @@ func (g *gate) pause(d time.Duration, epoch int, learn bool) (until time.Time, n
 		e = next
 	}
 	g.pump(now)
-	return g.paused, news
 }
 
-// drain makes the bucket new, with one token at resume: nothing accrues while
-// the key is paused, and there is no burst after it.
-func (g *gate) drain(resume time.Time) {
+// circuitChanged is called by a circuit, without its lock.
+func (g *gate) circuitChanged() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.review(time.Now())
+}
+
+// landed notes that a request which left is not out any more.
+func (g *gate) landed(p *pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.land(p)
+	if g.queue.Len() > 0 {
+		g.pump(time.Now())
+	}
+}
+
+// taken notes that the server took a request, or that at least nothing is known
+// to the contrary.
+func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	flying := g.flying
+	g.land(p)
+	if !g.fixed {
+		g.pace.taken(flying)
+		g.hear(p, true, now, buckets)
+	}
+	if g.queue.Len() > 0 {
+		g.pump(now)
+	}
+}
+
+// refused holds everybody for d, because the server refused a request, and
+// returns until when, zero if nobody is held, and whether that is news. Those whose turn would now come
+// too late are refused. With learn, the others will leave paced.
+func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, news bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	g.land(p)
+	g.hear(p, false, now, buckets)
+	resume := now
+	if until := now.Add(d); d > 0 && until.After(g.paused) {
+		g.paused = until
+	}
+	if g.paused.After(now) {
+		resume = g.paused
+	}
+	// Requests that were on their way together are refused together: that is
+	// one piece of news.
+	news = p.mark.requests > g.cut
+	if news {
+		g.cut = g.left.requests
+	}
+	if learn && !g.fixed && !g.blind(p) {
+		if news {
+			for _, m := range g.meters {
+				m.trust = max(0.98*m.trust, 0.5)
+			}
+			g.pace.refused(now, p.at, p.mark.requests, resume, g.meterRate())
+		} else {
+			g.pace.also(p.at, p.mark.requests, resume)
+		}
+	}
+	g.drain(now, resume)
+	g.review(now)
+	if !resume.After(now) && g.pace.rate == 0 {
+		return time.Time{}, news
+	}
+	return resume, news
+}
+
+// blind reports whether a request left before the server's headers had told of
+// its limits, so that its refusal says nothing against them.
+func (g *gate) blind(p *pass) bool {
+	return slices.ContainsFunc(g.meters, func(m *meter) bool { return !p.at.After(m.born) })
+}
+
+// hear takes in what an answer says of the server's limits.
+func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
+	if g.fixed || len(buckets) == 0 {
+		return
+	}
+	newest := true
+	for _, m := range g.meters {
+		newest = newest && p.mark.requests > m.mark.requests
+	}
+	if newest {
+		g.meters = g.meters[:0]
+	}
+	for _, b := range buckets {
+		if !meterable(b) {
+			continue
+		}
+		i := slices.IndexFunc(g.known, func(m *meter) bool { return m.name == b.Name && m.unit == b.Unit })
+		if i < 0 {
+			if len(g.known) == maxLimits {
+				continue
+			}
+			i = len(g.known)
+			g.known = append(g.known, &meter{name: b.Name, unit: b.Unit, each: 1})
+		}
+		m := g.known[i]
+		m.hear(b, ok, p.at, now, p.mark, g.left, &g.pace.ledger)
+		if newest {
+			g.meters = append(g.meters, m)
+		}
+	}
+}
+
+// meterRate is how many requests a second the server's headers allow; 0 if they
+// do not say.
+func (g *gate) meterRate() float64 {
+	least := 0.
+	for _, m := range g.meters {
+		if r := m.perSecond(); r > 0 && (least == 0 || r < least) {
+			least = r
+		}
+	}
+	return least
+}
+
+// drain makes the bucket new, empty but for one token after a pause: nothing
+// accrues while the key is paused, and there is no burst after it.
+func (g *gate) drain(now, resume time.Time) {
 	limit, burst := g.limit, g.burst
-	if g.pace.peak != 0 {
-		limit, burst = min(limit, rate.Limit(g.pace.rate())), 1
+	if g.pace.rate != 0 {
+		limit, burst = min(limit, rate.Limit(g.pace.current())), 1
+	}
+	if limit == rate.Inf {
+		g.bucket = nil
+		return
 	}
 	g.bucket = rate.NewLimiter(limit, burst)
-	g.bucket.AllowN(resume, burst-1)
+	// One may leave at resume, unless that is too soon after the last.
+	g.bucket.AllowN(later(now, resume.Add(-ceilSeconds(1/float64(limit)))), burst)
 	g.spare = 0
 }
 

@@ -116,11 +116,11 @@ func TestAPausedGateIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := (&RateLimit{Limit: 10, Burst: 2}).newGate()
 		assert.True(t, g.idle())
-		g.pause(time.Second, 0, false)
+		g.refused(&pass{}, time.Second, false, nil)
 		assert.False(t, g.idle())
 		time.Sleep(2 * time.Second)
 		assert.True(t, g.idle(), "its bucket is full again")
-		_, _, err := g.enter(get(t), 0)
+		_, err := g.enter(get(t), wish{units: 1})
 		require.NoError(t, err)
 		assert.False(t, g.idle(), "a new one would have a full bucket")
 	})

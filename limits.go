@@ -318,9 +318,9 @@ func parseCount(s string) int64 {
 func parseReset(s string, now time.Time) time.Duration {
 	if f, rest, ok := scanNumber(s); ok && rest == "" {
 		switch {
-		case f > 1e12:
+		case f > 5e11:
 			return until(time.UnixMilli(int64(saturate(f))), now)
-		case f > 1e9:
+		case f > 5e8:
 			whole, frac := math.Modf(f)
 			return until(time.Unix(int64(whole), int64(frac*1e9)), now)
 		}

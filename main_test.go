@@ -72,6 +72,15 @@ func (s *steps) times() []time.Duration {
 	return append([]time.Duration(nil), s.sent...)
 }
 
+// wholeSeconds are times without the jitter of less than a second.
+func wholeSeconds(times []time.Duration) []time.Duration {
+	whole := make([]time.Duration, len(times))
+	for i, t := range times {
+		whole[i] = t.Truncate(time.Second)
+	}
+	return whole
+}
+
 // status is a step that answers with a status and headers, given in pairs.
 func status(code int, headers ...string) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {

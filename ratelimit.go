@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -54,44 +53,11 @@ type Limiter interface {
 
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
-	return l.send(req, baseOf(l.Base), nil)
+	return through(req, baseOf(l.Base), l, nil, nil)
 }
 
 // CloseIdleConnections closes those of Base.
 func (l *RateLimit) CloseIdleConnections() { closeIdle(l.Base) }
-
-func (l *RateLimit) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
-	passed := false
-	defer func() {
-		if !passed {
-			closeBody(req)
-		}
-	}()
-	if err := l.check(); err != nil {
-		return nil, err
-	}
-	entry := l.gates.use(l.keyOf(req), l.newGate)
-	var e *Error
-	defer func() {
-		if !l.gates.release(entry) && e != nil {
-			e.notBefore = time.Time{} // nobody is in charge of the wait any more
-		}
-	}()
-	w := watchers{l.Observe, watch}
-
-	epoch, err := l.wait(req, entry, w)
-	if err != nil {
-		return nil, err
-	}
-	passed = true
-	resp, err := send(next, req)
-	if err != nil {
-		return nil, err // says nothing of a limit
-	}
-	e = judge(req, resp, nil)
-	l.learn(req, entry, epoch, e, w)
-	return resp, nil
-}
 
 func (l *RateLimit) check() error {
 	switch {
@@ -117,53 +83,13 @@ func (l *RateLimit) keyOf(req *http.Request) key {
 }
 
 func (l *RateLimit) newGate() *gate {
-	if l.Limit <= 0 {
-		return newGate(rate.Inf, 1)
+	limit := l.Limit
+	if limit <= 0 {
+		limit = rate.Inf
 	}
-	return newGate(l.Limit, max(l.Burst, 1))
-}
-
-// wait returns when it is req's turn. A Limiter of the caller's is asked first:
-// a pause may begin while that waits.
-func (l *RateLimit) wait(req *http.Request, entry *entry[*gate], w watchers) (epoch int, err error) {
-	var limited time.Duration
-	if l.Limiter != nil {
-		limited, err = l.waitLimiter(req)
-	}
-	var waited time.Duration
-	if err == nil {
-		waited, epoch, err = entry.state.enter(req, l.MaxWait)
-	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		w.see(req, Event{Kind: EventRefuse, Key: entry.key.display(req, w), Err: e})
-	}
-	if waited += limited; err == nil && waited > 0 {
-		w.see(req, Event{Kind: EventWait, Key: entry.key.display(req, w), Wait: waited})
-	}
-	return epoch, err
-}
-
-// rejoin waits for a pause to end that began after req had its turn.
-func (l *RateLimit) rejoin(req *http.Request) error {
-	entry := l.gates.use(l.keyOf(req), l.newGate)
-	defer l.gates.release(entry)
-	if !entry.state.isPaused() {
-		return nil
-	}
-	_, _, err := entry.state.enter(req, l.MaxWait)
-	return err
-}
-
-// heed begins the pause that an answer asks for. What it says of the rate is
-// learned later, when it has passed the layers between.
-func (l *RateLimit) heed(req *http.Request, e *Error) {
-	if e.RetryAfter <= 0 || !asksToWait(e) {
-		return
-	}
-	entry := l.gates.use(l.keyOf(req), l.newGate)
-	defer l.gates.release(entry)
-	const old = -1 // no news
-	entry.state.pause(min(e.RetryAfter, maxPause), old, false)
+	g := newGate(limit, max(l.Burst, 1))
+	g.fixed = l.Fixed
+	return g
 }
 
 // asksToWait reports whether an answer is about everybody with its key.
@@ -199,21 +125,38 @@ func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
 }
 
 // learn takes in what became of a request.
-func (l *RateLimit) learn(req *http.Request, entry *entry[*gate], epoch int, e *Error, w watchers) {
+func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
+	if resp == nil {
+		p.gate.landed(&p.pass) // says nothing of a limit
+		return
+	}
+	now := time.Now()
+	var buckets []Bucket
+	if !l.Fixed {
+		buckets = limitsOf(resp, now)
+	}
 	if e == nil || !asksToWait(e) {
-		if !l.Fixed {
-			entry.state.taken(epoch)
-		}
+		p.gate.taken(&p.pass, now, buckets)
 		return
 	}
 	// One alone needs no pace, the pause is enough.
-	learn := e.Class == ErrRateLimit && !l.Fixed && l.gates.shared(entry)
-	until, news := entry.state.pause(min(e.RetryAfter, maxPause), epoch, learn)
-	if e.RetryAfter <= 0 {
-		return
-	}
+	learn := e.Class == ErrRateLimit && l.gates.shared(p.limited)
+	until, news := p.gate.refused(&p.pass, min(e.RetryAfter, maxPause), learn, buckets)
 	e.notBefore = until
-	if news {
-		w.see(req, Event{Kind: EventPause, Key: entry.key.display(req, w), Wait: e.RetryAfter, Err: e})
+	if news && e.RetryAfter > 0 {
+		p.tell(true, Event{Kind: EventPause, Wait: e.RetryAfter, Err: e})
 	}
+}
+
+// limitsOf returns the limits that an answer tells of.
+func limitsOf(resp *http.Response, now time.Time) []Bucket {
+	if date, ok := parseHTTPDate(resp.Header.Get("Date")); ok {
+		now = date
+	}
+	return ParseLimits(resp.Header, now)
+}
+
+// units is what a request will use.
+func (l *RateLimit) units(req *http.Request) float64 {
+	return 1
 }

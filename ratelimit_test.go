@@ -442,7 +442,7 @@ func TestManyRefusalsWithALongQueueCostLittle(t *testing.T) {
 		g.queue.PushBack(&turn{arrived: began, ready: make(chan struct{})})
 	}
 	for range 100 {
-		g.pause(time.Minute, -1, false)
+		g.refused(&pass{}, time.Minute, false, nil)
 	}
 	g.timer.Stop()
 	assert.Less(t, time.Since(began), 2*time.Second)

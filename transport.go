@@ -33,7 +33,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	return t.Retry.send(req, (*belowRetry)(t), t.Observe)
+	return t.Breaker.answer(req)(t.Retry.send(req, (*belowRetry)(t), t.Observe))
 }
 
 // CloseIdleConnections closes those of Base.
@@ -58,26 +58,14 @@ func (t *Transport) check() error {
 
 // A Transport is also what is below each of its layers.
 type (
-	belowRetry     Transport
-	belowRateLimit Transport
-	belowBreaker   Transport
+	belowRetry Transport
+	belowGate  Transport
 )
 
 func (t *belowRetry) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := t.Breaker.hold(req, t.Observe); err != nil {
-		closeBody(req)
-		return nil, err
-	}
-	return t.RateLimit.send(req, (*belowRateLimit)(t), t.Observe)
+	return through(req, (*belowGate)(t), &t.RateLimit, &t.Breaker, t.Observe)
 }
 
-func (t *belowRateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
-	return t.Breaker.send(req, (*belowBreaker)(t), t.Observe)
-}
-
-func (t *belowBreaker) rejoin(req *http.Request) error   { return t.RateLimit.rejoin(req) }
-func (t *belowBreaker) heed(req *http.Request, e *Error) { t.RateLimit.heed(req, e) }
-
-func (t *belowBreaker) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *belowGate) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.Timeout.send(req, baseOf(t.Base), t.Observe)
 }

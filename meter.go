@@ -1,0 +1,257 @@
+package sturdy
+
+import (
+	"math"
+	"time"
+)
+
+// A meter follows one limit of the server as its headers tell of it: how many
+// units are left now, and when there will be more.
+//
+// There are two kinds. A window has so many units until it ends, and all of
+// them again after that; its end stays where it is while units are spent. A
+// token bucket fills little by little; its reset is the time until it is full,
+// and moves away as units are spent. Headers do not say which it is, but show
+// it.
+type meter struct {
+	name, unit string
+
+	limit  float64   // units in a full bucket, or in a window
+	level  float64   // units left at
+	at     time.Time //
+	rate   float64   // units per second that a bucket gains
+	ends   time.Time // when a window ends
+	trust  float64   // how much of rate is believed; 1 unless requests were refused for which there was room
+	born   time.Time // when it was heard of first
+	window bool      // not a bucket
+	proven bool      // window is more than a guess
+	mark   tally     // what had left when the newest answer's request did
+	anchor sighting  // what the kind is told by
+
+	each       float64  // units that the server charges for one of Cost's; 0 if unknown
+	perRequest float64  // and for a request
+	priced     sighting // what that was learned by, with the time it was sent at
+}
+
+// A tally counts what has left a gate since it is there.
+type tally struct{ requests, units float64 }
+
+// A sighting is what an answer said of a limit.
+type sighting struct {
+	mark tally
+	left float64
+	ends time.Time
+}
+
+const (
+	// A reset that is no longer than this is taken for a bucket's until it
+	// shows: with a window that short, the difference is small.
+	shortReset = 5 * time.Second
+	// Once a window has ended by the clock alone, one request at a time may see
+	// whether it has, each so long after the last.
+	lookAgain = time.Second
+	// meterShy keeps a meter from being ahead of the server's by a rounding.
+	meterShy = 0.999
+)
+
+// wait is how long after now there will be n units.
+func (m *meter) wait(now time.Time, n float64) time.Duration {
+	n = min(n, m.limit) // too much for the bucket: when it is full
+	if !m.window {
+		// Requests may overtake each other on their way to the server.
+		n = min(n+min((m.limit-1)/5, 2), m.limit)
+	}
+	have := m.levelAt(now)
+	switch {
+	case have >= n:
+		return 0
+	case m.window:
+		return max(m.ends.Sub(now), 1)
+	case m.rate == 0:
+		return 0 // nothing is known of when there will be more
+	}
+	return ceilSeconds((n - have) / (m.rate * m.trust))
+}
+
+// levelAt brings the level up to now.
+func (m *meter) levelAt(now time.Time) float64 {
+	switch dt := now.Sub(m.at); {
+	case dt <= 0:
+	case !m.window:
+		m.level, m.at = min(m.level+dt.Seconds()*m.rate*m.trust, m.limit), now
+	case !now.Before(m.ends):
+		m.level, m.at = 1, now
+		m.ends = now.Add(lookAgain)
+	}
+	return m.level
+}
+
+// cost is what the server charges for a request of so many units.
+func (m *meter) cost(units float64) float64 {
+	if m.unit == "requests" {
+		return 1
+	}
+	return units * m.each
+}
+
+// perSecond is how many requests there is room for per second; 0 if unknown.
+func (m *meter) perSecond() float64 {
+	each := 1.
+	if m.unit != "requests" {
+		each = m.perRequest
+	}
+	switch {
+	case each <= 0:
+		return 0
+	case m.window:
+		return m.level / max(m.ends.Sub(m.at).Seconds(), 1) / each
+	}
+	return m.rate / each
+}
+
+// spend takes n units.
+func (m *meter) spend(now time.Time, n float64) {
+	m.levelAt(now)
+	m.level -= n
+}
+
+// hear takes in what the answer to a request says that left at sent, when mark
+// had left; by now it is left.
+func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left tally, past *ledger) {
+	if m.born.IsZero() {
+		m.born, m.trust = now, 1
+	}
+	fresh := m.at.IsZero() || mark.requests > m.mark.requests
+	if b.Limit >= 0 {
+		m.limit = max(float64(b.Limit), 1)
+	}
+	m.limit = max(m.limit, float64(b.Remaining))
+	remaining := float64(b.Remaining)
+	if b.Reset >= 0 {
+		m.tell(sighting{mark, remaining, now.Add(b.Reset)}, b, ok, fresh)
+	}
+	if fresh && m.unit != "requests" {
+		m.price(remaining, mark, sent)
+	}
+	level := m.follow(remaining, sent, now, mark, left, past)
+	switch {
+	case fresh:
+		m.level, m.at, m.mark = level, now, mark
+		if m.window && b.Reset >= 0 {
+			m.ends = now.Add(b.Reset)
+		}
+	case level < m.levelAt(now) && !m.window:
+		m.level = level // an answer that is late never raises it
+	}
+}
+
+// follow returns what is left now of what was left at sent.
+func (m *meter) follow(level float64, sent, now time.Time, mark, left tally, past *ledger) float64 {
+	refill := 0.
+	if !m.window {
+		refill = m.rate * m.trust
+	}
+	if refill > 0 && mark.requests+1 >= past.oldest() {
+		// One by one, as what a full bucket does not gain is lost.
+		at := sent
+		for n := mark.requests + 1; n <= left.requests; n++ {
+			t, units := past.nth(n)
+			level = min(level+t.Sub(at).Seconds()*refill, m.limit) - m.cost(units)
+			at = t
+		}
+		return min(level+now.Sub(at).Seconds()*refill, m.limit)
+	}
+	gone := left.requests - mark.requests
+	if m.unit != "requests" {
+		gone = (left.units - mark.units) * m.each
+	}
+	return min(level+now.Sub(sent).Seconds()*refill-gone, m.limit)
+}
+
+// tell finds out what kind of limit this is, and how fast a bucket fills.
+func (m *meter) tell(s sighting, b Bucket, ok, fresh bool) {
+	spent := m.limit - s.left
+	reset := b.Reset.Seconds()
+	if spent < 1 || reset <= 0 {
+		return
+	}
+	rate := spent / reset
+	exact := time.Millisecond
+	if b.Reset%time.Second == 0 {
+		exact = time.Second
+	}
+	if fresh {
+		m.sight(s, b, rate, exact)
+	}
+	if b.Window > 0 && !m.window {
+		m.rate = m.limit / b.Window.Seconds() * meterShy
+		return
+	}
+	// Remaining and reset are rounded: by how much does that blur the rate?
+	blur := exact.Seconds() / reset
+	if m.rate != 0 && (!ok || !fresh) {
+		// Who is refused finds the bucket anywhere below one token, and what is
+		// late never raises anything.
+		if !ok || spent > 1 {
+			reset -= exact.Seconds()
+		}
+		if reset > 0 {
+			m.rate = min(m.rate, spent/reset*meterShy)
+		}
+		return
+	}
+	if spent > 1 || !ok { // else the bucket was full
+		blur += 1 / spent
+		rate *= (spent - 0.5) / spent // of the token that is not whole, there is a half
+	}
+	rate *= meterShy
+	if m.rate == 0 || math.Abs(rate-m.rate) > 3*blur*m.rate {
+		m.rate = rate
+		return
+	}
+	m.rate += (rate - m.rate) * min(0.01/blur, 0.5)
+}
+
+// sight finds out what kind of limit this is.
+func (m *meter) sight(s sighting, b Bucket, rate float64, exact time.Duration) {
+	a := &m.anchor
+	switch moved := s.ends.Sub(a.ends); {
+	case a.ends.IsZero() || s.left > a.left:
+		if a.ends.IsZero() {
+			m.window = b.Reset > shortReset && m.limit-s.left < m.limit/2 && math.Abs(math.Log(m.limit/rate/60)) > 0.2
+		}
+		*a = s
+	default:
+		// A bucket's reset moves by the time that it takes to fill what was
+		// spent, a window's not at all.
+		expected := seconds64((a.left - s.left) / rate)
+		if expected < 4*max(exact, 50*time.Millisecond) {
+			break
+		}
+		m.window, m.proven = moved < expected/2, true
+		*a = s
+	}
+}
+
+// price learns what the server charges for a unit, from how many are left.
+func (m *meter) price(remaining float64, mark tally, sent time.Time) {
+	p := &m.priced
+	units, requests := mark.units-p.mark.units, mark.requests-p.mark.requests
+	if fell := p.left + sent.Sub(p.ends).Seconds()*m.rate - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {
+		const weight = 0.1 // of one request's news
+		w := 1 - math.Pow(1-weight, requests)
+		if m.each == 0 {
+			w = 1
+		}
+		m.each += (fell/units - m.each) * w
+		m.perRequest += (fell/requests - m.perRequest) * w
+	}
+	*p = sighting{mark, remaining, sent}
+}
+
+// meterable reports whether b can be followed: it counts what is known of a
+// request, and says how much is left, and when there is more.
+func meterable(b Bucket) bool {
+	return b.Remaining >= 0 && (b.Reset >= 0 || b.Window > 0) &&
+		(b.Unit == "requests" || b.Unit == "tokens" || b.Unit == "input-tokens" || b.Unit == "output-tokens")
+}

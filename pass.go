@@ -1,0 +1,155 @@
+package sturdy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+)
+
+// through is how RateLimit and Breaker let a request pass, each alone or, in a
+// Transport, both: l or b may be nil. They share one queue, so that whoever
+// leaves it may leave for both of them, and nobody pays a token for what the
+// circuit refuses.
+func through(req *http.Request, next http.RoundTripper, l *RateLimit, b *Breaker, watch func(context.Context, Event)) (*http.Response, error) {
+	p := passage{req: req, limit: l, breaker: b, transport: watch}
+	defer p.close()
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	resp, err := send(next, req)
+	p.sent = true
+	e := judge(req, resp, err)
+	p.learn(resp, e)
+	return resp, err
+}
+
+// A passage is one request's way through a gate.
+type passage struct {
+	req       *http.Request
+	limit     *RateLimit
+	breaker   *Breaker
+	transport func(context.Context, Event)
+
+	gate    *gate
+	limited *entry[*gate]
+	circuit *entry[*circuit]
+	pass    pass
+	entered bool
+	sent    bool
+	settled bool
+	e       *Error
+}
+
+// open returns when the request may leave.
+func (p *passage) open() (err error) {
+	w := wish{units: 1}
+	if p.breaker != nil {
+		if err := p.breaker.check(); err != nil {
+			return err
+		}
+		p.circuit = p.breaker.circuits.use(p.breaker.keyOf(p.req), p.breaker.newCircuit)
+		w.circuit, w.patient = p.circuit.state, p.breaker.MaxWait
+		w.by, _ = p.req.Context().Value(callKey{}).(*call)
+		p.gate = w.circuit.alone
+	}
+	var limited time.Duration
+	if p.limit != nil {
+		if err := p.limit.check(); err != nil {
+			return err
+		}
+		p.limited = p.limit.gates.use(p.limit.keyOf(p.req), p.limit.newGate)
+		p.gate = p.limited.state
+		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
+		if p.limit.Limiter != nil {
+			limited, err = p.limit.waitLimiter(p.req)
+		}
+	}
+	if err == nil {
+		p.pass, err = p.gate.enter(p.req, w)
+	}
+	if err != nil {
+		p.tellRefusal(err)
+		return err
+	}
+	p.entered = true
+	if waited := p.pass.waited + limited; waited > 0 {
+		p.tell(p.limit != nil, Event{Kind: EventWait, Wait: waited})
+	}
+	if p.pass.admitted.probe != nil {
+		p.tell(false, Event{Kind: EventHalfOpen})
+	}
+	return nil
+}
+
+// learn takes in what became of the request.
+func (p *passage) learn(resp *http.Response, e *Error) {
+	p.e = e
+	if p.limit != nil {
+		p.limit.learn(p, resp, e)
+	} else {
+		p.gate.landed(&p.pass)
+	}
+	p.settle(outcome(e), e)
+	if e == nil && p.pass.circuit != nil && resp.Body != http.NoBody {
+		after := *p
+		resp.Body = onEnd(resp.Body, after.ended)
+	}
+}
+
+// settle books the outcome.
+func (p *passage) settle(result error, e *Error) {
+	p.settled = true
+	var events []Event
+	events, p.pass.admitted = p.pass.circuit.settle(p.pass.admitted, result, e)
+	for _, ev := range events {
+		p.tell(false, ev)
+	}
+}
+
+// ended corrects the outcome by what the body ended with.
+func (p *passage) ended(err error) {
+	var e *Error
+	if err != nil {
+		e = judge(p.req, nil, err)
+	}
+	for _, ev := range p.pass.circuit.ended(p.pass.admitted, outcome(e), e) {
+		p.tell(false, ev)
+	}
+}
+
+// close gives back what the request holds, whatever happened to it: a probe
+// that is never heard of again would leave a circuit half-open.
+func (p *passage) close() {
+	if !p.entered {
+		closeBody(p.req)
+	} else if !p.settled {
+		p.gate.landed(&p.pass)
+		p.settle(errNeutral, nil)
+	}
+	if p.limited != nil && !p.limit.gates.release(p.limited) && p.e != nil {
+		p.e.notBefore = time.Time{} // nobody is in charge of the wait any more
+	}
+	if p.circuit != nil {
+		p.breaker.circuits.release(p.circuit)
+	}
+}
+
+// tell reports an event, of RateLimit's or of Breaker's.
+func (p *passage) tell(limit bool, ev Event) {
+	var w watchers
+	if limit {
+		w = watchers{p.limit.Observe, p.transport}
+		ev.Key = p.limited.key.display(p.req, w)
+	} else {
+		w = watchers{p.breaker.Observe, p.transport}
+		ev.Key = p.circuit.key.display(p.req, w)
+	}
+	w.see(p.req, ev)
+}
+
+func (p *passage) tellRefusal(err error) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		p.tell(e.Class != ErrCircuitOpen, Event{Kind: EventRefuse, Err: e})
+	}
+}
