@@ -16,7 +16,7 @@ var errReadOnClosed = errors.New("http: read on closed response body")
 // respond makes the response of the step as http.Transport would make it.
 func (x *exchange) respond() *http.Response {
 	s := &x.step
-	if s.endless {
+	if s.endless && len(s.Events) == 0 {
 		s.Body = cmp.Or(s.Body, " ")
 	}
 	resp := &http.Response{

@@ -108,7 +108,9 @@ func (d Dialect) tellLimit(h http.Header, g *gauge, lie float64, at time.Time, n
 	case Anthropic:
 		set("anthropic-ratelimit-"+unit+"-%s", at.Add(reset).UTC().Format(time.RFC3339))
 	case IETF:
-		policy := fmt.Sprintf("%q;q=%d;w=%s", g.name(), scale(int(g.Rate), lie), ceil(g.per(), time.Second))
+		q := max(int(g.Rate), 1)
+		w := time.Duration(float64(q) * g.interval())
+		policy := fmt.Sprintf("%q;q=%d;w=%s", g.name(), scale(q, lie), ceil(w, time.Second))
 		if g.Unit != Requests {
 			policy += fmt.Sprintf(";qu=%q", unit)
 		}
@@ -116,7 +118,7 @@ func (d Dialect) tellLimit(h http.Header, g *gauge, lie float64, at time.Time, n
 		join(h, "RateLimit", fmt.Sprintf("%q;r=%d;t=%s", g.name(), left, ceil(reset, time.Second)))
 	case GitHub:
 		if g.Unit == Requests && h.Get("x-ratelimit-limit") == "" {
-			set("x-ratelimit-%s", ceil(time.Duration(at.Add(reset).UnixNano()), time.Second))
+			set("x-ratelimit-%s", strconv.FormatInt(at.Add(reset+time.Second-1).Unix(), 10))
 			h.Set("x-ratelimit-used", strconv.Itoa(limit-left))
 			h.Set("x-ratelimit-resource", "core")
 		}
@@ -194,13 +196,13 @@ func openAIRefusal(no *refusal, c *call) Step {
 	if no.Unit != Requests {
 		unit = "tokens"
 	}
-	message := fmt.Sprintf("Rate limit reached for %s in organization org-sturdytest on %s: Limit %d, Used %d, Requested %d. Please try again in %v.",
-		c.modelName(), no.title(), no.size(), no.used, no.asked, ceilTo(min(no.wait, never-time.Second), time.Millisecond))
+	subject := fmt.Sprintf("for %s in organization org-sturdytest on %s", c.modelName(), no.title())
 	if no.wait == never {
-		message = fmt.Sprintf("Request too large for %s in organization org-sturdytest on %s: Limit %d, Requested %d. "+
-			"The input or output tokens must be reduced in order to run successfully.", c.modelName(), no.title(), no.size(), no.asked)
+		return apiError(429, unit, "rate_limit_exceeded", fmt.Sprintf("Request too large %s: Limit %d, Requested %d. "+
+			"The input or output tokens must be reduced in order to run successfully.", subject, no.size(), no.asked))
 	}
-	return apiError(429, unit, "rate_limit_exceeded", message)
+	return apiError(429, unit, "rate_limit_exceeded", fmt.Sprintf("Rate limit reached %s: Limit %d, Used %d, Requested %d. "+
+		"Please try again in %v.", subject, no.size(), no.used, no.asked, ceilTo(no.wait, time.Millisecond)))
 }
 
 func azureRefusal(no *refusal) Step {
