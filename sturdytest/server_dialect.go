@@ -202,7 +202,7 @@ func openAIRefusal(no *refusal, c *call) Step {
 			"The input or output tokens must be reduced in order to run successfully.", subject, no.size(), no.asked))
 	}
 	return apiError(429, unit, "rate_limit_exceeded", fmt.Sprintf("Rate limit reached %s: Limit %d, Used %d, Requested %d. "+
-		"Please try again in %v.", subject, no.size(), no.used, no.asked, ceilTo(no.wait, time.Millisecond)))
+		"Please try again in %v.", subject, no.size(), no.used, no.asked, max(no.wait.Round(time.Millisecond), time.Millisecond)))
 }
 
 func azureRefusal(no *refusal) Step {
