@@ -2,6 +2,7 @@ package sturdytest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -164,8 +165,11 @@ func copyFlushed(w http.ResponseWriter, body io.Reader) error {
 func hangUp(w http.ResponseWriter, err error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.SetLinger(0) // closing it resets it then
+			if c, ok := conn.(*tls.Conn); ok {
+				conn = c.NetConn() // closed without a word of TLS
+			}
+			if c, ok := conn.(*net.TCPConn); ok {
+				_ = c.SetLinger(0) // closing it resets it then
 			}
 			conn.Close()
 			return
