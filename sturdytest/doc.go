@@ -1,5 +1,6 @@
 // Package sturdytest provides failures to order, for unit tests of code that
-// calls a rate-limited HTTP API.
+// calls a rate-limited HTTP API: [Script] for what happens to single requests,
+// and [Server] for what happens to many.
 //
 // [Script] makes an [http.RoundTripper] that answers each request with the next
 // step of a script and records what it was sent:
@@ -36,9 +37,48 @@
 //	sturdytest.Step{Status: 418, Body: "short and stout"}
 //	sturdytest.Step{Err: io.EOF} // the server closed the connection without an answer
 //
+// # Streams
+//
+// A body can come in events, each in its time. [Stream] makes a step of any
+// events, a [Chat] makes those of the usual APIs, and what goes wrong is made of
+// the parts:
+//
+//	chat := sturdytest.Chat{}.Stream().Every(50 * time.Millisecond)
+//	chat.First(3).ThenStall()
+//	chat.First(3).ThenCut()
+//	chat.First(3).Then(sturdytest.SSE("", sturdytest.Overloaded().Body)) // an error in the middle
+//	chat.First(-1)                                                       // no [DONE]
+//
+// # A model of an API
+//
+// A [Server] has limits, outages and latency, and answers by what comes. Like a
+// script it is an [http.RoundTripper]:
+//
+//	func TestBatchKeepsToTheLimit(t *testing.T) {
+//		synctest.Test(t, func(t *testing.T) {
+//			srv := &sturdytest.Server{
+//				Limits:     []sturdytest.Limit{{Rate: 10, Burst: 10}},
+//				Headers:    sturdytest.OpenAI,
+//				RetryAfter: sturdytest.Seconds,
+//				Latency:    sturdytest.Latency{Median: 300 * time.Millisecond, P99: 2 * time.Second},
+//			}
+//			client := &http.Client{Transport: &sturdy.Transport{Base: srv}}
+//			runBatch(client, 3000) // the code under test: five minutes of work
+//			if stats := srv.Stats(); stats.OK != 3000 || stats.Refused > 100 {
+//				t.Errorf("%+v", stats.Counts)
+//			}
+//		})
+//	}
+//
+// It is an [http.Handler] as well, for clients that cannot be given a
+// transport, or where sockets matter:
+//
+//	ts := httptest.NewServer(srv)
+//	defer ts.Close()
+//
 // # What is like net/http, and what is not
 //
-// Towards the client, a scripted answer is like one of [http.Transport].
+// Towards the client, the answers of both are like those of [http.Transport].
 // Request bodies are read to their end and closed, or read late and partly
 // where the server answers early. A request whose body is shorter or longer
 // than its ContentLength fails. Waits end with the request's context, and
