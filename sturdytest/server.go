@@ -396,7 +396,7 @@ func (o *Outage) hits(now time.Duration, random *rand.Rand) bool {
 // answer returns the outage's Answer, with what it leaves out.
 func (o *Outage) answer(d Dialect) Step {
 	s := o.Answer
-	if s.Status != 0 || !s.answers() {
+	if s.Status != 0 {
 		return s
 	}
 	usual := d.overloaded()

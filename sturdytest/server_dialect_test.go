@@ -1,6 +1,7 @@
 package sturdytest_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -208,6 +209,7 @@ func TestRefusalsSayWhatRealOnesSaid(t *testing.T) {
 		{6000, minute, 5034, 1443, "on tokens per min (TPM): Limit 6000, Used 5034, Requested 1443. Please try again in 4.77s."},
 		{30000, minute, 28039, 3906, "on tokens per min (TPM): Limit 30000, Used 28039, Requested 3906. Please try again in 3.89s."},
 		{100000, day, 97050, 3619, "on tokens per day (TPD): Limit 100000, Used 97050, Requested 3619. Please try again in 9m38.016s."},
+		{30000, minute, 0, 30001, "on tokens per min (TPM): Limit 30000, Requested 30001. The input or output tokens must be reduced in order to run successfully."},
 		{30000, minute, 0, 36278, "on tokens per min (TPM): Limit 30000, Requested 36278. The input or output tokens must be reduced in order to run successfully."},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -248,11 +250,12 @@ func TestRefusalsOfRequestsNameTheirLimit(t *testing.T) {
 		"requests per min (RPM): Limit 1, Used 1, Requested 1. Please try again in 1m0s.":      {Rate: 1, Per: minute},
 		"requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s.": {Rate: 200, Per: day},
 		"requests per sec (RPS): Limit 3, Used 3, Requested 1. Please try again in 1s.":        {Rate: 3, Window: true},
+		"requests per sec (RPS): Limit 1, Used 1, Requested 1. Please try again in 1ms.":       {Rate: 5000, Burst: 1},
 		"requests per 10s: Limit 2, Used 2, Requested 1. Please try again in 5s.":              {Rate: 2, Per: 10 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &sturdytest.Server{Limits: []sturdytest.Limit{limit}}
-			for range int(limit.Rate) {
+			for range cmp.Or(limit.Burst, int(limit.Rate)) {
 				post(t, s, "")
 			}
 			e := failure(t, s, "")
@@ -276,6 +279,7 @@ func TestWhatCanNeverPassIsNotAskedToWait(t *testing.T) {
 				assert.GreaterOrEqual(t, resp.StatusCode, 400)
 				assert.Empty(t, resp.Header.Get("Retry-After"))
 				assert.Empty(t, resp.Header.Get("retry-after-ms"))
+				assert.Empty(t, resp.Header.Get("x-rate-limit-reset-tokens"))
 				assert.NotContains(t, body, "retry after")
 				assert.NotContains(t, body, "try again in")
 				assert.NotEqual(t, "true", resp.Header.Get("x-should-retry"))
@@ -366,6 +370,12 @@ func TestIETFPoliciesHaveWholeNumbers(t *testing.T) {
 		resp, _ := post(t, &sturdytest.Server{Limits: []sturdytest.Limit{limit}, Headers: sturdytest.IETF}, "")
 		assert.Equal(t, want, resp.Header.Get("RateLimit-Policy"))
 	}
+}
+
+func TestGitHubTellsOfNoTokens(t *testing.T) {
+	s := &sturdytest.Server{Limits: []sturdytest.Limit{{Rate: 100, Unit: sturdytest.Tokens}}, Headers: sturdytest.GitHub}
+	resp, _ := post(t, s, "")
+	assert.Empty(t, ofLimits(resp.Header))
 }
 
 func TestAHiddenLimitOfGitHubIsItsSecondaryOne(t *testing.T) {

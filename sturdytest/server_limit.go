@@ -188,7 +188,7 @@ func (g *gauge) reset(now time.Duration) time.Duration {
 	if g.Window {
 		return g.end - now
 	}
-	return time.Duration(math.Ceil(max(g.full-float64(now), 0)))
+	return max(time.Duration(g.full)-now, 0)
 }
 
 // A refusal is why a request does not pass.

@@ -55,6 +55,8 @@ func TestLimitsTakeWhatAHandCalculationSays(t *testing.T) {
 		{"bucket that refills while nobody comes", []sturdytest.Limit{{Rate: 2, Burst: 3}}, 1100 * time.Millisecond, ms(0, 1100, 2200)},
 		{"window", second, 100 * time.Millisecond, ms(0, 100, 1000, 1100, 2000, 2100)},
 		{"window longer than a second", []sturdytest.Limit{{Rate: 2, Per: 1500 * time.Millisecond, Window: true}}, 100 * time.Millisecond, ms(0, 100, 1500, 1600)},
+		{"window that a burst is given to", []sturdytest.Limit{{Rate: 2, Burst: 5, Window: true}}, 100 * time.Millisecond, ms(0, 100, 1000, 1100, 2000, 2100)},
+		{"windows that are not those of the requests", []sturdytest.Limit{{Rate: 1, Window: true}}, 700 * time.Millisecond, ms(0, 1400, 2100)},
 		{"window in which nobody comes", second, 2500 * time.Millisecond, ms(0, 2500)},
 		{
 			"window with a hidden one by the second",
@@ -103,6 +105,65 @@ func TestBucketGivesRateTimesTimeAndBurst(t *testing.T) {
 			assert.Equal(t, tc.want, passed)
 		})
 	}
+}
+
+// Thirds of a second are not whole nanoseconds. Who comes in the nanosecond of
+// one is not early, who comes before it is, and however often, no time is lost.
+func TestBucketIsExactToTheNanosecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sturdytest.Server{Limits: []sturdytest.Limit{{Rate: 3, Burst: 1}}}
+		start := time.Now()
+		for i := range 3000 {
+			due := start.Add(time.Duration(i) * time.Second / 3)
+			time.Sleep(time.Until(due) - 2)
+			if i > 0 {
+				resp, _ := post(t, s, "")
+				require.Equal(t, 429, resp.StatusCode, i)
+			}
+			time.Sleep(time.Until(due))
+			resp, _ := post(t, s, "")
+			require.Equal(t, 200, resp.StatusCode, i)
+		}
+	})
+}
+
+func TestRemainingIsWholeWhateverTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for rate := range 40 {
+			s := &sturdytest.Server{Limits: []sturdytest.Limit{{Rate: float64(rate + 1), Burst: 60}}, Headers: sturdytest.OpenAI}
+			for left := 59; left >= 0; left-- {
+				resp, _ := post(t, s, "")
+				require.Equal(t, fmt.Sprint(left), resp.Header.Get("x-ratelimit-remaining-requests"))
+			}
+		}
+	})
+}
+
+func TestOfSeveralWaitsTheLongestIsAskedFor(t *testing.T) {
+	for _, limits := range [][]sturdytest.Limit{
+		{{Rate: 1}, {Rate: 1, Per: minute}},
+		{{Rate: 1, Per: minute}, {Rate: 1}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &sturdytest.Server{Limits: limits, RetryAfter: sturdytest.Seconds}
+			post(t, s, "")
+			resp, _ := post(t, s, "")
+			assert.Equal(t, "60", resp.Header.Get("Retry-After"))
+		})
+	}
+}
+
+func TestAWindowIsNeverMoreThanUsedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sturdytest.Server{Limits: []sturdytest.Limit{{Rate: 2, Window: true, ChargeRefused: true}}, Headers: sturdytest.OpenAI}
+		for _, want := range []string{"1", "0", "0", "0"} {
+			resp, _ := post(t, s, "")
+			assert.Equal(t, want, resp.Header.Get("x-ratelimit-remaining-requests"))
+		}
+		time.Sleep(time.Second)
+		resp, _ := post(t, s, "")
+		assert.Equal(t, "1", resp.Header.Get("x-ratelimit-remaining-requests"))
+	})
 }
 
 // wait waits as long as a refusal asks for, in milliseconds.

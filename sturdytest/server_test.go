@@ -206,6 +206,7 @@ func TestAboveCapacityLatencyGrowsWithWhatIsInFlight(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, ms(1000, 1000, 1000, 1000, 1250, 1500, 1750, 2000, 2250, 2500), times)
+		post(t, s, "")
 		assert.Equal(t, 10, s.Stats().MaxInFlight)
 		assert.Zero(t, s.Stats().InFlight)
 	})
@@ -283,6 +284,18 @@ func TestStatsCountBySecondWhatCameAndWhatWasAnswered(t *testing.T) {
 				second(6, sturdytest.Counts{Arrived: 1, Failed: 1}),
 			},
 		}, s.Stats())
+	})
+}
+
+func TestStatsAreASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sturdytest.Server
+		post(t, &s, "")
+		stats := s.Stats()
+		post(t, &s, "")
+		assert.Equal(t, 1, stats.Arrived)
+		assert.Equal(t, 1, stats.Seconds[0].Arrived)
+		assert.Equal(t, 2, s.Stats().Seconds[0].Arrived)
 	})
 }
 

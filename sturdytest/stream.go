@@ -47,7 +47,7 @@ func (s Step) First(n int) Step {
 		n += len(s.Events)
 	}
 	n = min(max(n, 0), len(s.Events))
-	s.Events = s.Events[:n:n]
+	s.Events = s.Events[:n]
 	return s
 }
 
