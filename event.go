@@ -15,6 +15,7 @@ type EventKind string
 const (
 	EventRetry    EventKind = "retry"     // Retry: an attempt failed, the next is sent after Wait
 	EventGiveUp   EventKind = "give_up"   // Retry: a failure that more time might have cured goes to the caller
+	EventBudget   EventKind = "budget"    // Retry: the same, where a retry was due and the Budget is used up
 	EventPause    EventKind = "pause"     // RateLimit: the server asked everybody with this Key to wait
 	EventWait     EventKind = "wait"      // RateLimit, Breaker: a request had to wait, and now leaves
 	EventRefuse   EventKind = "refuse"    // RateLimit, Breaker: a request was not sent
@@ -46,7 +47,7 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 	return func(ctx context.Context, ev Event) {
 		level := slog.LevelInfo
 		switch ev.Kind {
-		case EventGiveUp, EventOpen, EventRefuse:
+		case EventGiveUp, EventBudget, EventOpen, EventRefuse:
 			level = slog.LevelWarn
 		case EventWait:
 			level = slog.LevelDebug
