@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ func BenchmarkSuccess(b *testing.B) {
 	}{
 		{"base", okBase{}},
 		{"Retry", &Retry{Base: okBase{}}},
+		{"Retry,Budget off", &Retry{Base: okBase{}, Budget: &Budget{Size: -1}}},
 		{"RateLimit", &RateLimit{Base: okBase{}}},
 		{"RateLimit,Limit", &RateLimit{Base: okBase{}, Limit: 1e9, Burst: 1e9}},
 		{"Breaker", &Breaker{Base: okBase{}}},
@@ -40,6 +42,44 @@ func BenchmarkSuccess(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkSuccessOfMany is the same for 256 goroutines that share a layer.
+func BenchmarkSuccessOfMany(b *testing.B) {
+	for _, row := range []struct {
+		name string
+		rt   http.RoundTripper
+	}{
+		{"Retry", &Retry{Base: okBase{}}},
+		{"Retry,Budget off", &Retry{Base: okBase{}, Budget: &Budget{Size: -1}}},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(256 / runtime.GOMAXPROCS(0))
+			b.RunParallel(func(pb *testing.PB) {
+				req := httptest.NewRequest(http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
+				for pb.Next() {
+					if _, err := row.rt.RoundTrip(req); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestRetryCostsASuccessTwoAllocations(t *testing.T) {
+	count := func(rt http.RoundTripper) float64 {
+		req := httptest.NewRequest(http.MethodGet, "https://api.example.com/v1/models", http.NoBody)
+		return testing.AllocsPerRun(1000, func() {
+			if _, err := rt.RoundTrip(req); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if added := count(&Retry{Base: okBase{}}) - count(okBase{}); added > 2 {
+		t.Errorf("Retry adds %v allocations", added)
 	}
 }
 

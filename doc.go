@@ -60,6 +60,15 @@
 // http.Client.Timeout works too, but hides the error of an attempt behind its
 // own.
 //
+// # Outages
+//
+// Retries help while a part of the attempts fails, and harm when all of them
+// do. So they are paid for from a [Budget], which calls that succeed fill: while
+// a server is down it is soon empty, and failures go to the caller at once. In a
+// Transport the [Breaker] comes to the same conclusion a little later, and stops
+// the first attempts too. The first moments of an outage, and the first calls
+// of a program, know neither.
+//
 // # Requests that change something
 //
 // A POST whose connection broke may have been acted on. It is not sent again

@@ -26,6 +26,8 @@ import (
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
 // jitter). A wait that would not end before the caller's deadline is not begun.
+// What all calls together may send again is bounded by a [Budget]: a server
+// that is down gets hardly more than the calls themselves.
 //
 // The caller sees the last answer as it came, whatever its status. If no
 // answer came, it sees the base's own error after one attempt, and an *[Error]
@@ -47,7 +49,10 @@ type Retry struct {
 	MaxRetryAfter time.Duration                // a server that asks for more is not waited for; zero means 2m, negative means that none is
 	MaxElapsed    time.Duration                // no attempt begins later than this after the first; zero or negative means the context's deadline alone
 	ReplayUnsafe  bool                         // send POST and PATCH again even where the server may have acted on the last one
+	Budget        *Budget                      // bounds the retries of all calls together; nil means one of this layer's own
 	Observe       func(context.Context, Event) // is told of retries and of giving up; nil means nobody watches
+
+	own Budget
 }
 
 // RoundTrip sends req, again where that is worth it and safe.
@@ -57,14 +62,6 @@ func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // CloseIdleConnections closes those of Base.
 func (r *Retry) CloseIdleConnections() { closeIdle(r.Base) }
-
-// result is what became of one attempt: a response or an error, and the verdict
-// on it.
-type result struct {
-	resp *http.Response
-	err  error
-	e    *Error
-}
 
 func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
 	if err := r.check(); err != nil {
@@ -79,63 +76,22 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		c.latest = c.began.Add(r.MaxElapsed)
 	}
 	defer c.over.Store(true)
-	w := watchers{r.Observe, watch}
 
-	attempt := req.WithContext(c)
-	var in, last result // in hand, and given up before
-	var history []Attempt
-	var another *http.Request // the next attempt, while nobody has it
-	defer func() {
-		if in.resp != nil {
-			in.resp.Body.Close()
-		}
-		if another != nil {
-			closeBody(another)
-		}
-	}()
-	handBack := func(r result, n int) (*http.Response, error) {
-		in.resp = nil
-		return r.final(n)
-	}
+	s := series{Retry: r, below: next, watch: watchers{r.Observe, watch}, attempt: req.WithContext(c)}
+	defer s.release()
 	for n := 1; ; n++ {
 		c.attempt.Add(1)
-		in.resp, in.err = send(next, attempt)
-		if in.e = judge(attempt, in.resp, in.err); in.e == nil {
-			return handBack(in, n)
-		}
-		in.own(n, history)
-		if in.e.Class.kindOf(ErrNotSent) {
-			in.e.Attempts = n - 1
-			if last.whole() {
-				return handBack(last, n-1) // our own layers will not send it again: the answer stands
-			}
-			return handBack(in, n-1)
-		}
-		wait, again := r.next(attempt, in.e)
-		if again && in.resp != nil {
-			in.hold(attempt)
-			wait, again = r.reconsider(attempt, &in, wait)
-		}
+		s.send(n)
+		wait, again := s.another()
 		if !again {
-			if in.e.Retryable() {
-				w.see(attempt, Event{Kind: EventGiveUp, Err: in.e})
-			}
-			return handBack(in, n)
+			return s.handBack()
 		}
-		var err error
-		if another, err = fresh(attempt); err != nil {
-			return handBack(in, n) // says more than that its request cannot be repeated
-		}
-		w.see(attempt, Event{Kind: EventRetry, Wait: wait, Err: in.e})
-		history = append(history, in.e.attempt())
-		history[n-1].Wait = max(wait, time.Until(in.e.notBefore))
-		last, in.resp = in, nil
-		drained := last.giveUp()
+		drained := s.giveUp(wait)
 		if err := sleep(req, wait); err != nil {
 			return nil, err
 		}
 		<-drained
-		attempt, another = another, nil
+		s.attempt, s.following = s.following, nil
 	}
 }
 
@@ -143,7 +99,148 @@ func (r *Retry) check() error {
 	if r.MinDelay > 0 && r.MaxDelay > 0 && r.MinDelay > r.MaxDelay {
 		return misconfigured("Retry.MinDelay is more than Retry.MaxDelay: %v, %v", r.MinDelay, r.MaxDelay)
 	}
-	return nil
+	return r.budget().check()
+}
+
+func (r *Retry) budget() *Budget {
+	if r.Budget != nil {
+		return r.Budget
+	}
+	return &r.own
+}
+
+// A series is the attempts of one call, and what is held between them.
+type series struct {
+	*Retry
+	below http.RoundTripper
+	watch watchers
+
+	attempt   *http.Request    // the one that is sent
+	following *http.Request    // the one after it, while nobody has it
+	in, last  result           // in hand, and given up before
+	history   []Attempt        // those before the one in hand
+	paid      *entry[*account] // where the attempt was paid for, until it is known what came of it
+}
+
+// A result is what became of one attempt: a response or an error, and the
+// verdict on it, nil for a success.
+type result struct {
+	resp *http.Response
+	err  error
+	e    *Error
+}
+
+// release lets go of what is still held, also after a panic.
+func (s *series) release() {
+	if s.in.resp != nil {
+		s.in.resp.Body.Close()
+	}
+	if s.following != nil {
+		closeBody(s.following)
+	}
+	s.settle(true)
+}
+
+// send makes the nth attempt.
+func (s *series) send(n int) {
+	s.in.resp, s.in.err = send(s.below, s.attempt)
+	s.in.e = judge(s.attempt, s.in.resp, s.in.err)
+	e := s.in.e
+	switch {
+	case s.paid != nil:
+		// An answer for good shows that the server works. The end of the
+		// caller's patience shows nothing.
+		s.settle(e == nil || e.Class.kindOf(ErrNotSent) || e.Class != 0 && !e.Retryable())
+	case e == nil && n == 1:
+		s.budget().earn(s.attempt)
+	}
+	if e != nil {
+		s.in.own(n, s.history)
+	}
+}
+
+// another decides whether another attempt follows, and how long after. It
+// leaves in hand what the caller gets if none does.
+func (s *series) another() (wait time.Duration, again bool) {
+	e := s.in.e
+	if e == nil {
+		return 0, false
+	}
+	if e.Class.kindOf(ErrNotSent) {
+		e.Attempts--
+		if s.last.whole() {
+			s.in = s.last // our own layers will not send it again: the answer stands
+		}
+		return 0, false
+	}
+	wait, again = s.next(s.attempt, e)
+	if again && s.in.resp != nil {
+		s.in.hold(s.attempt)
+		wait, again = s.reconsider(s.attempt, &s.in, wait)
+	}
+	switch {
+	case again && !s.pay():
+		s.watch.see(s.attempt, Event{Kind: EventBudget, Err: s.in.e})
+		return 0, false
+	case !again:
+		if s.in.e.Retryable() {
+			s.watch.see(s.attempt, Event{Kind: EventGiveUp, Err: s.in.e})
+		}
+		return 0, false
+	}
+	var err error
+	s.following, err = fresh(s.attempt)
+	return wait, err == nil // the answer says more than that its request cannot be repeated
+}
+
+// pay pays for a retry, unless RateLimit paces it, and reports whether that was
+// possible.
+func (s *series) pay() bool {
+	if s.in.e.Class == ErrRateLimit && !s.in.e.notBefore.IsZero() {
+		return true
+	}
+	b := s.budget()
+	e := b.open(s.attempt)
+	if e == nil {
+		return true
+	}
+	if !e.state.pay() {
+		b.close(e)
+		return false
+	}
+	s.paid = e
+	return true
+}
+
+// settle books what came of an attempt that was paid for.
+func (s *series) settle(back bool) {
+	if s.paid == nil {
+		return
+	}
+	if back {
+		s.paid.state.add(1)
+	}
+	s.budget().close(s.paid)
+	s.paid = nil
+}
+
+// giveUp lets go of what is in hand, for another attempt after wait. The
+// channel is closed when the connection can be used again.
+func (s *series) giveUp(wait time.Duration) <-chan struct{} {
+	e := s.in.e
+	s.watch.see(s.attempt, Event{Kind: EventRetry, Wait: wait, Err: e})
+	a := e.attempt()
+	a.Wait = max(wait, time.Until(e.notBefore))
+	s.history = append(s.history, a)
+	s.last, s.in.resp = s.in, nil
+	return s.last.giveUp()
+}
+
+// handBack returns what is in hand as the caller gets it.
+func (s *series) handBack() (*http.Response, error) {
+	resp := s.in.resp
+	s.in.resp = nil
+	return resp, s.in.final()
 }
 
 // next decides whether another attempt follows the one that failed with e, and
@@ -305,13 +402,13 @@ func (l *result) whole() bool {
 	return l.e != nil && (l.err != nil || l.resp != nil && l.resp.Body != nil)
 }
 
-// final is the result as the caller of RoundTrip gets it, after n attempts.
-func (l *result) final(n int) (*http.Response, error) {
-	if l.err == nil || n <= 1 || l.e.Class == 0 {
-		return l.resp, l.err
+// final is the error as the caller of RoundTrip gets it.
+func (l *result) final() error {
+	if l.err == nil || l.e.Attempts <= 1 || l.e.Class == 0 {
+		return l.err
 	}
 	if _, ok := errors.AsType[*Error](l.err); ok {
-		return nil, l.err
+		return l.err
 	}
-	return nil, l.e
+	return l.e
 }

@@ -125,17 +125,17 @@ func TestRetryHandsTheAnswerBackWhereWaitingIsOfNoUse(t *testing.T) {
 	long := status(429, "Retry-After", "60")
 	for _, row := range []struct {
 		name     string
-		retry    Retry
+		retry    *Retry
 		deadline time.Duration
 		step     func(*http.Request) (*http.Response, error)
 	}{
-		{"the wait would end after the deadline", Retry{}, 59 * time.Second, long},
-		{"the wait would end at the deadline", Retry{MinDelay: -1}, 60 * time.Second, long},
-		{"the wait is longer than MaxRetryAfter", Retry{MaxRetryAfter: 59 * time.Second}, 0, long},
-		{"MaxRetryAfter is off", Retry{MaxRetryAfter: -1}, 0, status(429, "Retry-After", "1")},
-		{"the wait would end after MaxElapsed", Retry{MaxElapsed: 59 * time.Second}, 0, long},
-		{"a wait beyond what a Duration holds", Retry{}, 0, status(503, "Retry-After", "18446744074")},
-		{"a wait of a day", Retry{}, 0, status(503, "Retry-After", "86400")},
+		{"the wait would end after the deadline", &Retry{}, 59 * time.Second, long},
+		{"the wait would end at the deadline", &Retry{MinDelay: -1}, 60 * time.Second, long},
+		{"the wait is longer than MaxRetryAfter", &Retry{MaxRetryAfter: 59 * time.Second}, 0, long},
+		{"MaxRetryAfter is off", &Retry{MaxRetryAfter: -1}, 0, status(429, "Retry-After", "1")},
+		{"the wait would end after MaxElapsed", &Retry{MaxElapsed: 59 * time.Second}, 0, long},
+		{"a wait beyond what a Duration holds", &Retry{}, 0, status(503, "Retry-After", "18446744074")},
+		{"a wait of a day", &Retry{}, 0, status(503, "Retry-After", "86400")},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -172,7 +172,7 @@ func TestRetriesUseTheConnectionsThatAreThere(t *testing.T) {
 			fine(w, r)
 		})
 		s.base.MaxIdleConnsPerHost = callers
-		client := s.client(&sturdy.Transport{})
+		client := s.client(&sturdy.Transport{Retry: sturdy.Retry{Budget: &sturdy.Budget{Size: -1}}})
 		call := func(id string) {
 			o := s.do(client, s.request(http.MethodPost, "body", "X-Call", id))
 			assert.NoError(t, o.failure)

@@ -266,8 +266,11 @@ func TestOfManyConcurrentCallsNoneIsLost(t *testing.T) {
 		if p == 1 {
 			s.base.MaxConnsPerHost, s.base.MaxIdleConnsPerHost = 50, 50
 		}
-		// With so many failures on purpose the circuit would open.
-		client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{Failures: -1}})
+		// With so many failures on purpose the circuit would open, and the budget be spent.
+		client := s.client(&sturdy.Transport{
+			Retry:   sturdy.Retry{Budget: &sturdy.Budget{Size: -1}},
+			Breaker: sturdy.Breaker{Failures: -1},
+		})
 		call := func(id string, headers ...string) outcome {
 			// Each has a key of its own: a pause is for one of them.
 			req := s.request(http.MethodPost, id, append(headers, "X-Call", id, "Authorization", "Bearer "+id)...)
