@@ -42,18 +42,33 @@ import (
 //		MaxElapsed: time.Minute,
 //	}}
 type Retry struct {
-	Base          http.RoundTripper            // sends the requests; nil means http.DefaultTransport
-	Attempts      int                          // in all; zero means 5, negative means 1
-	MinDelay      time.Duration                // the first delay, before jitter; zero means 500ms, negative means none but the server's
-	MaxDelay      time.Duration                // the longest delay, before jitter; zero or negative means 20s
-	MaxRetryAfter time.Duration                // a server that asks for more is not waited for; zero means 2m, negative means that none is
-	MaxElapsed    time.Duration                // no attempt begins later than this after the first; zero or negative means the context's deadline alone
-	ReplayUnsafe  bool                         // send POST and PATCH again even where the server may have acted on the last one
-	Budget        *Budget                      // bounds the retries of all calls together; nil means one of this layer's own
-	Observe       func(context.Context, Event) // is told of retries and of giving up; nil means nobody watches
+	Base          http.RoundTripper                    // sends the requests; nil means http.DefaultTransport
+	Attempts      int                                  // in all; zero means 5, negative means 1
+	MinDelay      time.Duration                        // the first delay, before jitter; zero means 500ms, negative means none but the server's
+	MaxDelay      time.Duration                        // the longest delay, before jitter; zero or negative means 20s
+	MaxRetryAfter time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
+	MaxElapsed    time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
+	ReplayUnsafe  bool                                 // send POST and PATCH again even where the server may have acted on the last one
+	Decide        func(*http.Request, *Error) Decision // the caller's own rule for a failed attempt; nil means Default
+	Budget        *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
+	Observe       func(context.Context, Event)         // is told of retries and of giving up; nil means nobody watches
 
 	own Budget
 }
+
+// A Decision is what Retry.Decide says of an attempt that failed. It is asked
+// only where there may be another: Attempts are left, the body can be had again,
+// and the caller still waits. If more of a slow answer has come, it is asked
+// once more.
+type Decision uint8
+
+// The decisions. What bounds attempts and waits, the Budget too, bounds them
+// whatever is decided.
+const (
+	Default Decision = iota // as Retry would have it
+	Again                   // send it again, be it worth it and safe or not
+	Stop                    // hand it back
+)
 
 // RoundTrip sends req, again where that is worth it and safe.
 func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -246,7 +261,7 @@ func (s *series) handBack() (*http.Response, error) {
 // next decides whether another attempt follows the one that failed with e, and
 // how long to wait for it.
 func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again bool) {
-	if e.Attempts >= max(cmp.Or(r.Attempts, 5), 1) || !e.Retryable() || !replayable(req) || !r.safe(req, e) {
+	if e.Attempts >= r.attempts() || !replayable(req) || !r.wanted(req, e) {
 		return 0, false
 	}
 	ceiling := r.ceiling(e.Attempts)
@@ -270,6 +285,21 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 	return wait, true
 }
 
+func (r *Retry) attempts() int { return max(cmp.Or(r.Attempts, 5), 1) }
+
+// wanted reports whether to send req again, if that is possible.
+func (r *Retry) wanted(req *http.Request, e *Error) bool {
+	if r.Decide != nil && gone(req) == nil {
+		switch r.Decide(req, e) {
+		case Again:
+			return true
+		case Stop:
+			return false
+		}
+	}
+	return e.Retryable() && r.safe(req, e)
+}
+
 // reconsider uses the wait before the next attempt to read on in an answer that
 // was judged by its status, because its body had not come in time: a 429 may
 // turn out to be one that waiting does not cure. It returns what is left of the
@@ -286,7 +316,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 		old := in.e
 		in.e = judgeAnew(req, in.resp)
 		in.e.Attempts, in.e.history, in.e.notBefore = old.Attempts, old.history, old.notBefore
-		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() {
+		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() || r.Decide != nil {
 			wait, again = r.next(req, in.e)
 		}
 	}

@@ -641,3 +641,137 @@ func TestAHintThatComesWithALateBodyIsHeeded(t *testing.T) {
 		assert.Less(t, base.times()[1], 23*time.Second)
 	})
 }
+
+func TestTheCallersOwnRuleDecides(t *testing.T) {
+	always := func(d Decision) func(*http.Request, *Error) Decision {
+		return func(*http.Request, *Error) Decision { return d }
+	}
+	for _, row := range []struct {
+		name   string
+		decide func(*http.Request, *Error) Decision
+		step   func(*http.Request) (*http.Response, error)
+		sent   int
+	}{
+		{"Default is Retry's rule: yes", always(Default), status(503), 3},
+		{"Default is Retry's rule: no", always(Default), status(404), 1},
+		{"Default is Retry's rule: not safe", always(Default), fails(errReset), 1},
+		{"anything else is Default", always(77), status(404), 1},
+		{"Again where it is not worth it", always(Again), status(404), 3},
+		{"Again where the server says not to", always(Again), status(503, "X-Should-Retry", "false"), 3},
+		{"Again where it is not safe", always(Again), fails(errReset), 3},
+		{"Again where somebody below was cancelled", always(Again), fails(context.Canceled), 3},
+		{"Again never outlasts what the server asks for", always(Again), status(404, "Retry-After", "3600"), 1},
+		{"Again never comes after our own refusal", always(Again), fails(refusal(ErrCircuitOpen, time.Second, errors.New("open"))), 1},
+		{"Stop", always(Stop), status(503), 1},
+		{"Stop, though the server says to", always(Stop), status(503, "X-Should-Retry", "true"), 1},
+		{"by the error", func(_ *http.Request, e *Error) Decision {
+			if e.StatusCode == 404 && e.Attempts == 1 {
+				return Again
+			}
+			return Stop
+		}, status(404), 2},
+		{"by the request", func(req *http.Request, _ *Error) Decision {
+			if req.Method == http.MethodPost && req.URL.Path == "/v1/chat" {
+				return Stop
+			}
+			return Default
+		}, status(503), 1},
+		{"not asked about a success", always(Again), status(200), 1},
+		{"not asked about a redirect", always(Again), status(302), 1},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(row.step)
+				resp, err := (&Retry{Base: base, Attempts: 3, Decide: row.decide}).RoundTrip(post(t, "x"))
+				assert.Len(t, base.times(), row.sent)
+				if err == nil {
+					assert.NoError(t, resp.Body.Close())
+				}
+			})
+		})
+	}
+}
+
+func TestTheCallersRuleIsAskedOnlyWhereThereMayBeAnotherAttempt(t *testing.T) {
+	for name, row := range map[string]struct {
+		most   int // Attempts
+		req    func(*http.Request) *http.Request
+		step   func(*http.Request) (*http.Response, error)
+		asked  []int // the attempts
+		status int
+	}{
+		"not after the last": {most: 3, step: status(404), asked: []int{1, 2}, status: 404},
+		"not without a body to send": {req: func(req *http.Request) *http.Request {
+			req.GetBody = nil
+			return req
+		}, step: status(404), status: 404},
+		"not when the caller has gone": {req: func(req *http.Request) *http.Request {
+			ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+			context.AfterFunc(ctx, cancel)
+			return req.WithContext(ctx)
+		}, step: hangs},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked []int
+				r := &Retry{Base: script(row.step), Attempts: row.most, Decide: func(_ *http.Request, e *Error) Decision {
+					asked = append(asked, e.Attempts)
+					return Again
+				}}
+				req := post(t, "x")
+				if row.req != nil {
+					req = row.req(req)
+				}
+				resp, err := r.RoundTrip(req)
+				assert.Equal(t, row.asked, asked)
+				if row.status == 0 {
+					assert.ErrorIs(t, err, context.DeadlineExceeded)
+					return
+				}
+				require.NoError(t, err)
+				assert.Equal(t, row.status, resp.StatusCode)
+				assert.NoError(t, resp.Body.Close())
+			})
+		})
+	}
+}
+
+func TestAPanicInTheCallersRuleClosesTheAnswer(t *testing.T) {
+	body := &trackedBody{Reader: strings.NewReader("x")}
+	r := &Retry{Decide: func(*http.Request, *Error) Decision { panic("rule") }}
+	r.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
+		resp := answer(req, 503, "")
+		resp.Body = body
+		return resp, nil
+	})
+	assert.PanicsWithValue(t, "rule", func() { _, _ = r.RoundTrip(get(t)) })
+	assert.Equal(t, 1, body.closes())
+}
+
+func TestTheCallersRuleHearsWhatASlowAnswerSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, 503, "")
+			r, w := io.Pipe()
+			resp.Body = r
+			go func() {
+				time.Sleep(time.Second)
+				_, _ = io.WriteString(w, `{"error":{"code":"maintenance"}}`)
+				w.Close()
+			}()
+			return resp, nil
+		})
+		r := &Retry{Base: base, MinDelay: 10_000 * time.Hour, MaxDelay: 10_000 * time.Hour}
+		r.Decide = func(_ *http.Request, e *Error) Decision {
+			if e.Code == "maintenance" {
+				return Stop
+			}
+			return Default
+		}
+		resp, err := r.RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 503, resp.StatusCode)
+		assert.Equal(t, time.Second, time.Since(base.began))
+		assert.NoError(t, resp.Body.Close())
+	})
+}
