@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -18,7 +20,7 @@ import (
 // is safe if the server cannot have acted on the last attempt, because nothing
 // of it was written, or if acting twice does no harm: the method is idempotent
 // (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
-// Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
+// Idempotency-Key or X-Idempotency-Key header, which IdempotencyKey sees to. An answer of 408, 409, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
 // that the request may be sent again, whatever its method. A request whose body
 // cannot be had again with GetBody is sent once.
@@ -42,16 +44,17 @@ import (
 //		MaxElapsed: time.Minute,
 //	}}
 type Retry struct {
-	Base          http.RoundTripper                    // sends the requests; nil means http.DefaultTransport
-	Attempts      int                                  // in all; zero means 5, negative means 1
-	MinDelay      time.Duration                        // the first delay, before jitter; zero means 500ms, negative means none but the server's
-	MaxDelay      time.Duration                        // the longest delay, before jitter; zero or negative means 20s
-	MaxRetryAfter time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
-	MaxElapsed    time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
-	ReplayUnsafe  bool                                 // send POST and PATCH again even where the server may have acted on the last one
-	Decide        func(*http.Request, *Error) Decision // the caller's own rule for a failed attempt; nil means Default
-	Budget        *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
-	Observe       func(context.Context, Event)         // is told of retries and of giving up; nil means nobody watches
+	Base           http.RoundTripper                    // sends the requests; nil means http.DefaultTransport
+	Attempts       int                                  // in all; zero means 5, negative means 1
+	MinDelay       time.Duration                        // the first delay, before jitter; zero means 500ms, negative means none but the server's
+	MaxDelay       time.Duration                        // the longest delay, before jitter; zero or negative means 20s
+	MaxRetryAfter  time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
+	MaxElapsed     time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
+	ReplayUnsafe   bool                                 // send POST and PATCH again even where the server may have acted on the last one
+	IdempotencyKey bool                                 // give a POST or PATCH without an Idempotency-Key one, the same for all its attempts: for servers that heed it
+	Decide         func(*http.Request, *Error) Decision // the caller's own rule for a failed attempt; nil means Default
+	Budget         *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
+	Observe        func(context.Context, Event)         // is told of retries and of giving up; nil means nobody watches
 
 	own Budget
 }
@@ -92,7 +95,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 	}
 	defer c.over.Store(true)
 
-	s := series{Retry: r, below: next, watch: watchers{r.Observe, watch}, attempt: req.WithContext(c)}
+	s := series{Retry: r, below: next, watch: watchers{r.Observe, watch}, attempt: r.first(req, c)}
 	defer s.release()
 	for n := 1; ; n++ {
 		c.attempt.Add(1)
@@ -108,6 +111,17 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		<-drained
 		s.attempt, s.following = s.following, nil
 	}
+}
+
+// first returns req as it is sent for the first time.
+func (r *Retry) first(req *http.Request, c *call) *http.Request {
+	attempt := req.WithContext(c)
+	if r.IdempotencyKey && !idempotent(req) {
+		attempt.Header = make(http.Header, len(req.Header)+1)
+		maps.Copy(attempt.Header, req.Header)
+		attempt.Header.Set("Idempotency-Key", crand.Text())
+	}
+	return attempt
 }
 
 func (r *Retry) check() error {

@@ -775,3 +775,54 @@ func TestTheCallersRuleHearsWhatASlowAnswerSays(t *testing.T) {
 		assert.NoError(t, resp.Body.Close())
 	})
 }
+
+func TestIdempotencyKeyIsOneForAllAttemptsOfACall(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		method string
+		header http.Header
+		off    bool
+		made   bool   // the key is one of ours
+		want   string // the key, if it is not
+		sent   int    // of a call whose connection breaks
+	}{
+		{name: "a POST", method: "POST", made: true, sent: 3},
+		{name: "a PATCH", method: "PATCH", made: true, sent: 3},
+		{name: "a method that nobody knows", method: "BREW", made: true, sent: 3},
+		{name: "the caller's own stays", method: "POST", header: http.Header{"Idempotency-Key": {"mine"}}, want: "mine", sent: 3},
+		{name: "so does the other one", method: "POST", header: http.Header{"X-Idempotency-Key": {"mine"}}, sent: 3},
+		{name: "a PUT needs none", method: "PUT", sent: 3},
+		{name: "a GET needs none", method: "GET", sent: 3},
+		{name: "off", method: "POST", off: true, sent: 1},
+		{name: "without headers", method: "POST", header: http.Header{}, made: true, sent: 3},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var keys []string
+				r := &Retry{Attempts: 3, IdempotencyKey: !row.off, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+					keys = append(keys, req.Header.Get("Idempotency-Key"))
+					return nil, errReset
+				})}
+				req := post(t, "x")
+				req.Method, req.Header = row.method, row.header
+				before := req.Header.Clone()
+				_, err := r.RoundTrip(req)
+				require.ErrorIs(t, err, errReset)
+				require.Len(t, keys, row.sent)
+				assert.Equal(t, before, req.Header, "the caller's request is not changed")
+				first := keys[0]
+				for _, key := range keys {
+					assert.Equal(t, first, key)
+				}
+				if !row.made {
+					assert.Equal(t, row.want, first)
+					return
+				}
+				assert.Len(t, first, 26)
+				_, err = r.RoundTrip(req)
+				require.ErrorIs(t, err, errReset)
+				assert.NotEqual(t, first, keys[len(keys)-1], "another call, another key")
+			})
+		})
+	}
+}
