@@ -27,8 +27,11 @@ type call struct {
 type callKey struct{}
 
 func (c *call) Value(key any) any {
-	if _, ok := key.(callKey); ok {
+	switch key.(type) {
+	case callKey:
 		return c
+	case verdictKey:
+		return nil // one from above is on the answer to another call
 	}
 	return c.Context.Value(key)
 }

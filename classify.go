@@ -78,6 +78,8 @@ type verdict struct {
 	context.Context
 	resp *http.Response
 	err  *Error
+
+	forbidden bool // X-Should-Retry is not the server's word, but Retry's to an SDK
 }
 
 type verdictKey struct{}
@@ -119,13 +121,20 @@ func judgeAnew(req *http.Request, resp *http.Response) *Error {
 // verdictOf returns the verdict that travels with resp, or nil. Somebody
 // between two layers may have made another answer of it.
 func verdictOf(resp *http.Response) *verdict {
+	v := verdictIn(resp)
+	if v == nil || v.resp != resp || v.err.StatusCode != resp.StatusCode {
+		return nil
+	}
+	return v
+}
+
+// verdictIn returns the verdict that travels with resp or with what resp was
+// made of, or nil.
+func verdictIn(resp *http.Response) *verdict {
 	if resp.Request == nil {
 		return nil
 	}
 	v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
-	if v == nil || v.resp != resp || v.err.StatusCode != resp.StatusCode {
-		return nil
-	}
 	return v
 }
 
@@ -140,7 +149,7 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		hasty = p.late()
 		body = readBody(unpacked(resp.Header, ahead))
 	}
-	ev := newEvidence(resp.StatusCode, resp.Header, body)
+	ev := newEvidence(resp.StatusCode, serverHeader(resp), body)
 
 	secrets := secretsOf(req)
 	if resp.Request != req {
@@ -164,6 +173,16 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 	e.again = ev.again(e.Class)
 	e.RetryAfter = ev.retryAfter(e.Class, now)
 	return e
+}
+
+// serverHeader returns the headers of resp without the one that is Retry's.
+func serverHeader(resp *http.Response) http.Header {
+	if v := verdictIn(resp); v == nil || !v.forbidden {
+		return resp.Header
+	}
+	header := resp.Header.Clone()
+	header.Del(shouldRetry)
+	return header
 }
 
 func orEmpty(req *http.Request) *http.Request {
@@ -301,10 +320,14 @@ func (ev *evidence) retryAfter(c Class, now time.Time) time.Duration {
 	return d
 }
 
+// shouldRetry is the header in which a server says whether a request may be sent
+// again, "true" or "false".
+const shouldRetry = "X-Should-Retry"
+
 // again is what else than the class says whether the same request may succeed
 // later.
 func (ev *evidence) again(c Class) again {
-	switch cmp.Or(ev.header.Get("X-Should-Retry"), ev.retryable) {
+	switch cmp.Or(ev.header.Get(shouldRetry), ev.retryable) {
 	case "false":
 		return againNever
 	case "true":

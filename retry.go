@@ -11,6 +11,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -35,9 +36,14 @@ import (
 // answer came, it sees the base's own error after one attempt, and an *[Error]
 // around it after more. The end of the caller's context is never wrapped.
 //
-// The zero value is ready to use. Within another Retry it sends once: the outer
-// one owns the retries. Only if a layer between them rewrites the URL, they do
-// not know of each other.
+// Retries have one owner. Within another Retry it sends once, unless a layer
+// between them rewrites the URL: then they do not know of each other. A retry
+// of an SDK that says so (X-Stainless-Retry-Count) it sends once, too. And the
+// answer of 408, 409, 429 or from 500 that the caller sees has X-Should-Retry:
+// false in its headers, which keeps such an SDK from sending it again. With
+// Attempts of 1 it adds nothing.
+//
+// The zero value is ready to use.
 //
 //	client := &http.Client{Transport: &sturdy.Retry{
 //		Attempts:   3,
@@ -86,7 +92,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		closeBody(req)
 		return nil, err
 	}
-	if callOf(req) != nil {
+	if callOf(req) != nil || retriedAbove(req) {
 		return send(next, req)
 	}
 	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL}
@@ -111,6 +117,17 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		<-drained
 		s.attempt, s.following = s.following, nil
 	}
+}
+
+// retriedAbove reports whether req is a retry of an SDK's. Those that are made
+// with Stainless, OpenAI's and Anthropic's among them, say so.
+func retriedAbove(req *http.Request) bool {
+	count := req.Header.Get("X-Stainless-Retry-Count")
+	if count == "" {
+		return false
+	}
+	n, err := strconv.Atoi(count)
+	return err == nil && n > 0
 }
 
 // first returns req as it is sent for the first time.
@@ -267,6 +284,9 @@ func (s *series) giveUp(wait time.Duration) <-chan struct{} {
 
 // handBack returns what is in hand as the caller gets it.
 func (s *series) handBack() (*http.Response, error) {
+	if s.in.e != nil && s.in.resp != nil && s.attempts() > 1 {
+		s.in.forbid()
+	}
 	resp := s.in.resp
 	s.in.resp = nil
 	return resp, s.in.final()
@@ -444,6 +464,25 @@ func (l *result) giveUp() <-chan struct{} {
 // whole reports whether the result can still be handed back after giveUp.
 func (l *result) whole() bool {
 	return l.e != nil && (l.err != nil || l.resp != nil && l.resp.Body != nil)
+}
+
+// forbid tells an SDK above, which would judge by the status alone, not to send
+// the request again: those that are made with Stainless look for that header
+// first.
+func (l *result) forbid() {
+	switch status := l.resp.StatusCode; {
+	case status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooManyRequests, status >= 500:
+	case l.resp.Header.Get(shouldRetry) == "true":
+	default:
+		return // it would not
+	}
+	header := make(http.Header, len(l.resp.Header)+1)
+	maps.Copy(header, l.resp.Header) // a base may give the same to everybody
+	header.Set(shouldRetry, "false")
+	l.resp.Header = header
+	if v := verdictOf(l.resp); v != nil {
+		v.forbidden = true
+	}
 }
 
 // final is the error as the caller of RoundTrip gets it.

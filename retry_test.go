@@ -826,3 +826,93 @@ func TestIdempotencyKeyIsOneForAllAttemptsOfACall(t *testing.T) {
 		})
 	}
 }
+
+func TestAnAnswerThatRetryGaveUpOnTellsAnSDKNotToSendItAgain(t *testing.T) {
+	const header = "X-Should-Retry"
+	tooLong := []string{"Retry-After", "3600"}
+	for _, row := range []struct {
+		name  string
+		retry *Retry
+		step  func(*http.Request) (*http.Response, error)
+		want  []string
+	}{
+		{"attempts used up", &Retry{}, status(503), []string{"false"}},
+		{"the budget used up", &Retry{Budget: &Budget{Size: 1}}, status(503), []string{"false"}},
+		{"a wait that is too long", &Retry{}, status(429, tooLong...), []string{"false"}},
+		{"no time left", &Retry{MaxElapsed: time.Nanosecond}, status(500), []string{"false"}},
+		{"not worth it: no quota", &Retry{}, func(req *http.Request) (*http.Response, error) {
+			return answer(req, 429, `{"error":{"code":"insufficient_quota"}}`), nil
+		}, []string{"false"}},
+		{"not worth it: 501", &Retry{}, status(501), []string{"false"}},
+		{"not safe: 520 to a POST", &Retry{}, status(520), []string{"false"}},
+		{"the caller's rule", &Retry{Decide: func(*http.Request, *Error) Decision { return Stop }}, status(503), []string{"false"}},
+		{"408", &Retry{}, status(408), []string{"false"}},
+		{"409", &Retry{}, status(409), []string{"false"}},
+		{"the server said to, five times", &Retry{}, status(400, header, "true"), []string{"false"}},
+		{"the server said not to", &Retry{}, status(503, header, "false"), []string{"false"}},
+		{"no SDK sends a 404 again", &Retry{}, status(404), nil},
+		{"nor a 401", &Retry{}, status(401), nil},
+		{"a success is none to send again", &Retry{}, status(200), nil},
+		{"nor is a redirect", &Retry{}, status(302), nil},
+		{"where Retry is off others may try", &Retry{Attempts: -1}, status(503), nil},
+		{"or send once", &Retry{Attempts: 1}, status(503), nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				row.retry.Base = script(row.step)
+				resp, err := row.retry.RoundTrip(post(t, "x"))
+				require.NoError(t, err)
+				assert.Equal(t, row.want, resp.Header.Values(header))
+				assert.NoError(t, resp.Body.Close())
+			})
+		})
+	}
+}
+
+func TestWhatRetryTellsAnSDKDoesNotChangeTheVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := http.Header{"Via": {"a"}}
+		base := rtFunc(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, 503, "")
+			resp.Header = shared
+			return resp, nil
+		})
+		r := &Retry{Base: base, MinDelay: -1, Attempts: 2}
+		resp, err := r.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.Equal(t, "false", resp.Header.Get("X-Should-Retry"))
+		assert.Equal(t, http.Header{"Via": {"a"}}, shared, "headers that others may have are not written to")
+		assert.True(t, Classify(resp, nil).Retryable())
+		assert.NotContains(t, Classify(resp, nil).Report().ResponseHeader, "X-Should-Retry", "the report is of what the server sent")
+
+		other := *resp // somebody between made another answer of it
+		other.Header = resp.Header.Clone()
+		assert.True(t, Classify(&other, nil).Retryable())
+
+		_, err = (&StatusErrors{Base: r}).RoundTrip(get(t))
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.True(t, e.Retryable())
+
+		// What the server says in answer to a later call is the server's word.
+		again := script(status(503, "X-Should-Retry", "false"))
+		_, err = (&Retry{Base: again}).RoundTrip(resp.Request)
+		require.NoError(t, err)
+		assert.Len(t, again.times(), 1)
+	})
+}
+
+func TestARetryOfAnSDKIsSentOnce(t *testing.T) {
+	for count, sent := range map[string]int{"": 3, "0": 3, "1": 1, "2": 1, "-1": 3, "x": 3} {
+		synctest.Test(t, func(t *testing.T) {
+			base := script(status(503))
+			req := post(t, "x")
+			req.Header.Set("X-Stainless-Retry-Count", count)
+			resp, err := (&Retry{Base: base, Attempts: 3}).RoundTrip(req)
+			require.NoError(t, err)
+			assert.Len(t, base.times(), sent, "count %q", count)
+			assert.Equal(t, sent == 1, resp.Header.Get("X-Should-Retry") == "", "who owns the retries may go on, after count %q", count)
+			assert.NoError(t, resp.Body.Close())
+		})
+	}
+}
