@@ -79,6 +79,18 @@ const (
 	Stop                    // hand it back
 )
 
+// WithRetry returns a context whose requests are sent again as r says: an
+// exception for one call, which reaches it through an SDK, too. Fields that are
+// zero are as in the Retry that the request meets; Base is not used. To send one
+// call once, and to let nobody above send it again:
+//
+//	ctx = sturdy.WithRetry(ctx, &sturdy.Retry{Attempts: 1})
+func WithRetry(ctx context.Context, r *Retry) context.Context {
+	return context.WithValue(ctx, retryKey{}, r)
+}
+
+type retryKey struct{}
+
 // RoundTrip sends req, again where that is worth it and safe.
 func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.send(req, baseOf(r.Base), nil)
@@ -88,7 +100,8 @@ func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *Retry) CloseIdleConnections() { closeIdle(r.Base) }
 
 func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
-	if err := r.check(); err != nil {
+	r, owner, err := r.with(req.Context())
+	if err != nil {
 		closeBody(req)
 		return nil, err
 	}
@@ -101,7 +114,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 	}
 	defer c.over.Store(true)
 
-	s := series{Retry: r, below: next, watch: watchers{r.Observe, watch}, attempt: r.first(req, c)}
+	s := series{Retry: r, owner: owner, below: next, watch: watchers{r.Observe, watch}, attempt: r.first(req, c)}
 	defer s.release()
 	for n := 1; ; n++ {
 		c.attempt.Add(1)
@@ -141,6 +154,37 @@ func (r *Retry) first(req *http.Request, c *call) *http.Request {
 	return attempt
 }
 
+// with returns r, or the settings for requests with ctx, and whether there is
+// to be one owner of the retries.
+func (r *Retry) with(ctx context.Context) (_ *Retry, owner bool, _ error) {
+	o, _ := ctx.Value(retryKey{}).(*Retry)
+	if o == nil {
+		return r, r.attempts() > 1, r.check()
+	}
+	if o.Base != nil {
+		return r, false, misconfigured("Retry.Base is set in WithRetry, but is not used")
+	}
+	merged := &Retry{
+		Attempts:       cmp.Or(o.Attempts, r.Attempts),
+		MinDelay:       cmp.Or(o.MinDelay, r.MinDelay),
+		MaxDelay:       cmp.Or(o.MaxDelay, r.MaxDelay),
+		MaxRetryAfter:  cmp.Or(o.MaxRetryAfter, r.MaxRetryAfter),
+		MaxElapsed:     cmp.Or(o.MaxElapsed, r.MaxElapsed),
+		ReplayUnsafe:   o.ReplayUnsafe || r.ReplayUnsafe,
+		IdempotencyKey: o.IdempotencyKey || r.IdempotencyKey,
+		Decide:         o.Decide,
+		Budget:         cmp.Or(o.Budget, r.budget()),
+		Observe:        o.Observe,
+	}
+	if merged.Decide == nil {
+		merged.Decide = r.Decide
+	}
+	if merged.Observe == nil {
+		merged.Observe = r.Observe
+	}
+	return merged, true, merged.check()
+}
+
 func (r *Retry) check() error {
 	if r.MinDelay > 0 && r.MaxDelay > 0 && r.MinDelay > r.MaxDelay {
 		return misconfigured("Retry.MinDelay is more than Retry.MaxDelay: %v, %v", r.MinDelay, r.MaxDelay)
@@ -158,6 +202,7 @@ func (r *Retry) budget() *Budget {
 // A series is the attempts of one call, and what is held between them.
 type series struct {
 	*Retry
+	owner bool // nobody above is to send again
 	below http.RoundTripper
 	watch watchers
 
@@ -284,7 +329,7 @@ func (s *series) giveUp(wait time.Duration) <-chan struct{} {
 
 // handBack returns what is in hand as the caller gets it.
 func (s *series) handBack() (*http.Response, error) {
-	if s.in.e != nil && s.in.resp != nil && s.attempts() > 1 {
+	if s.in.e != nil && s.in.resp != nil && s.owner {
 		s.in.forbid()
 	}
 	resp := s.in.resp

@@ -916,3 +916,98 @@ func TestARetryOfAnSDKIsSentOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestWithRetryIsAnExceptionForOneCall(t *testing.T) {
+	stop := func(*http.Request, *Error) Decision { return Stop }
+	reset, down := fails(errReset), status(503)
+	for _, row := range []struct {
+		name  string
+		layer *Retry
+		call  *Retry
+		step  func(*http.Request) (*http.Response, error)
+		times []time.Duration
+	}{
+		{"none", &Retry{Attempts: 3, MinDelay: -1}, nil, down, make([]time.Duration, 3)},
+		{"nothing in it", &Retry{Attempts: 3, MinDelay: -1}, &Retry{}, down, make([]time.Duration, 3)},
+		{"fewer attempts", &Retry{Attempts: 3, MinDelay: -1}, &Retry{Attempts: 1}, down, make([]time.Duration, 1)},
+		{"none but the first", &Retry{Attempts: 3, MinDelay: -1}, &Retry{Attempts: -1}, down, make([]time.Duration, 1)},
+		{"more attempts", &Retry{Attempts: -1, MinDelay: -1}, &Retry{Attempts: 4}, down, make([]time.Duration, 4)},
+		{"no delay", &Retry{Attempts: 3, MinDelay: time.Hour, MaxDelay: time.Hour}, &Retry{MinDelay: -1}, down, make([]time.Duration, 3)},
+		{"a longer wait", &Retry{Attempts: 2, MinDelay: -1}, &Retry{MaxRetryAfter: time.Hour}, status(503, "Retry-After", "3600"), []time.Duration{0, time.Hour}},
+		{"less time", &Retry{MinDelay: -1}, &Retry{MaxElapsed: time.Minute}, status(503, "Retry-After", "60"), make([]time.Duration, 1)},
+		{"leave to replay", &Retry{Attempts: 3, MinDelay: -1}, &Retry{ReplayUnsafe: true}, reset, make([]time.Duration, 3)},
+		{"leave for all to replay stays", &Retry{Attempts: 3, MinDelay: -1, ReplayUnsafe: true}, &Retry{}, reset, make([]time.Duration, 3)},
+		{"a key", &Retry{Attempts: 3, MinDelay: -1}, &Retry{IdempotencyKey: true}, reset, make([]time.Duration, 3)},
+		{"a key for all stays", &Retry{Attempts: 3, MinDelay: -1, IdempotencyKey: true}, &Retry{}, reset, make([]time.Duration, 3)},
+		{"a rule", &Retry{MinDelay: -1}, &Retry{Decide: stop}, down, make([]time.Duration, 1)},
+		{"a rule for all stays", &Retry{MinDelay: -1, Decide: stop}, &Retry{}, down, make([]time.Duration, 1)},
+		{"a budget", &Retry{MinDelay: -1}, &Retry{Budget: &Budget{Size: 2}}, down, make([]time.Duration, 3)},
+		{"the budget for all stays", &Retry{MinDelay: -1, Budget: &Budget{Size: 2}}, &Retry{}, down, make([]time.Duration, 3)},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(row.step)
+				row.layer.Base = base
+				req := post(t, "x")
+				req = req.WithContext(WithRetry(req.Context(), row.call))
+				resp, err := row.layer.RoundTrip(req)
+				assert.Equal(t, row.times, base.times())
+				if err == nil {
+					assert.NoError(t, resp.Body.Close())
+				}
+			})
+		})
+	}
+}
+
+func TestAnExceptionChargesTheBudgetOfTheLayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503))
+		r := &Retry{Base: base, MinDelay: -1}
+		req := get(t)
+		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: budgetSize + 2}))
+		for range 2 {
+			resp, err := r.RoundTrip(req)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		assert.Len(t, base.times(), 2+budgetSize)
+	})
+}
+
+func TestAnExceptionIsTheLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var layer, call observed
+		req := get(t)
+		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: 1, Observe: call.see}))
+		resp, err := (&Retry{Base: script(status(503)), Observe: layer.see}).RoundTrip(req)
+		require.NoError(t, err)
+		assert.Equal(t, "false", resp.Header.Get("X-Should-Retry"), "an SDK does not send it again either")
+		assert.Equal(t, []EventKind{EventGiveUp}, call.kinds())
+		assert.Empty(t, layer.kinds())
+
+		req = get(t)
+		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: 1}))
+		_, err = (&Retry{Base: script(status(503)), Observe: layer.see}).RoundTrip(req)
+		require.NoError(t, err)
+		assert.Equal(t, []EventKind{EventGiveUp}, layer.kinds(), "the layer's watches where the call has none")
+	})
+}
+
+func TestAnExceptionThatMakesNoSenseIsReported(t *testing.T) {
+	for _, row := range []struct {
+		retry *Retry
+		want  string
+	}{
+		{&Retry{Base: http.DefaultTransport}, "Retry.Base is set in WithRetry"},
+		{&Retry{MinDelay: time.Hour}, "Retry.MinDelay is more than Retry.MaxDelay"},
+		{&Retry{Budget: &Budget{Ratio: math.NaN()}}, "Budget.Ratio"},
+	} {
+		base := script(status(200))
+		req := get(t)
+		_, err := (&Retry{Base: base, MaxDelay: time.Minute}).RoundTrip(req.WithContext(WithRetry(req.Context(), row.retry)))
+		assert.ErrorContains(t, err, row.want)
+		assert.ErrorIs(t, err, ErrNotSent)
+		assert.Empty(t, base.times())
+	}
+}
