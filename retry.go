@@ -389,7 +389,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 	for again && in.e.hasty {
 		ready := max(wait-time.Since(began), time.Until(in.e.notBefore))
 		p, ok := in.resp.Body.(*peeked)
-		if !ok || !p.more(req, ready) {
+		if !ok || !p.more(req, ready-drainTime) { // what is left is for giving it up
 			break
 		}
 		old := in.e

@@ -82,26 +82,48 @@ func TestRetrySendsAgainWhatPassesAndIsSafe(t *testing.T) {
 }
 
 func TestRetryWaitsExactlyAsLongAsTheServerAsks(t *testing.T) {
+	const never = -1 // there is no second attempt
+	date := []string{"Date", "Tue, 17 Jun 2025 07:23:10 GMT", "Retry-After"}
 	for _, row := range []struct {
 		name   string
 		header []string
 		want   time.Duration
+		asked  time.Duration // as the error has it, if there is no second attempt
 	}{
-		{"seconds", []string{"Retry-After", "3"}, 3 * time.Second},
-		{"fraction", []string{"Retry-After", "1.5"}, 1500 * time.Millisecond},
-		{"milliseconds come first", []string{"Retry-After-Ms", "250", "Retry-After", "3"}, 250 * time.Millisecond},
-		{"two minutes", []string{"Retry-After", "120"}, 2 * time.Minute},
-		{"negative is no hint", []string{"Retry-After", "-5"}, 0},
-		{"not a number is no hint", []string{"Retry-After", "NaN"}, 0},
-		{"a date, by the server's clock", []string{
-			"Date", "Tue, 17 Jun 2025 07:23:10 GMT", "Retry-After", "Tue, 17 Jun 2025 07:23:17 GMT",
-		}, 7 * time.Second},
+		{name: "seconds", header: []string{"Retry-After", "3"}, want: 3 * time.Second},
+		{name: "fraction", header: []string{"Retry-After", "1.5"}, want: 1500 * time.Millisecond},
+		{name: "milliseconds come first", header: []string{"Retry-After-Ms", "250", "Retry-After", "3"}, want: 250 * time.Millisecond},
+		{name: "two minutes", header: []string{"Retry-After", "120"}, want: 2 * time.Minute},
+		{name: "longer than two minutes", header: []string{"Retry-After", "120.001"}, want: never, asked: 120_001 * time.Millisecond},
+		{name: "just what a Duration holds", header: []string{"Retry-After", "9223372036"}, want: never, asked: 9_223_372_036 * time.Second},
+		{name: "just more", header: []string{"Retry-After", "9223372037"}, want: never, asked: math.MaxInt64},
+		{name: "twice as much", header: []string{"Retry-After", "18446744074"}, want: never, asked: math.MaxInt64},
+		{name: "more than a float64 holds", header: []string{"Retry-After", strings.Repeat("9", 400)}, want: never, asked: math.MaxInt64},
+		{name: "negative is no hint", header: []string{"Retry-After", "-5"}},
+		{name: "not a number is no hint", header: []string{"Retry-After", "NaN"}},
+		{name: "an exponent is no hint", header: []string{"Retry-After", "1e400"}},
+		{name: "infinity is no hint", header: []string{"Retry-After", "Inf"}},
+		{name: "nothing is no hint", header: []string{"Retry-After", ""}},
+		{name: "zero is no hint", header: []string{"Retry-After", "0"}},
+		{name: "a date, by the server's clock", header: append(date, "Tue, 17 Jun 2025 07:23:17 GMT"), want: 7 * time.Second},
+		{name: "a date as in RFC 850", header: append(date, "Tuesday, 17-Jun-25 07:23:17 GMT"), want: 7 * time.Second},
+		{name: "a date as of asctime", header: append(date, "Tue Jun 17 07:23:17 2025"), want: 7 * time.Second},
+		{name: "a date by our clock", header: []string{"Retry-After", "Sat, 01 Jan 2000 00:00:09 GMT"}, want: 9 * time.Second},
+		{name: "a date in the past is no hint", header: append(date, "Tue, 17 Jun 2025 07:23:09 GMT")},
+		{name: "a date far off", header: append(date, "Tue, 17 Jun 2026 07:23:10 GMT"), want: never, asked: 365 * 24 * time.Hour},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := script(status(503, row.header...), status(200))
 				resp, err := (&Retry{Base: base, MinDelay: -1}).RoundTrip(get(t))
 				require.NoError(t, err)
+				if row.want == never {
+					assert.Equal(t, []time.Duration{0}, base.times())
+					assert.Zero(t, time.Since(base.began))
+					assert.Equal(t, 503, resp.StatusCode)
+					assert.Equal(t, row.asked, Classify(resp, nil).RetryAfter)
+					return
+				}
 				assert.Equal(t, 200, resp.StatusCode)
 				assert.Equal(t, []time.Duration{0, row.want}, base.times())
 			})
@@ -192,6 +214,7 @@ func TestRetryGivesEachAttemptAFreshBody(t *testing.T) {
 			require.NoError(t, err)
 			bodies = append(bodies, string(b))
 			seen = append(seen, req.Body)
+			require.NotNil(t, req.GetBody, "net/http may need another one below us")
 			require.NoError(t, req.Body.Close())
 			return status(503)(req)
 		})}
@@ -642,48 +665,68 @@ func TestAHintThatComesWithALateBodyIsHeeded(t *testing.T) {
 	})
 }
 
-func TestTheCallersOwnRuleDecides(t *testing.T) {
-	always := func(d Decision) func(*http.Request, *Error) Decision {
-		return func(*http.Request, *Error) Decision { return d }
-	}
+func TestOnEveryWayOutAllBodiesAreClosed(t *testing.T) {
+	cancelled := errors.New("cancelled by the test")
 	for _, row := range []struct {
 		name   string
-		decide func(*http.Request, *Error) Decision
+		retry  *Retry
 		step   func(*http.Request) (*http.Response, error)
+		cancel time.Duration
 		sent   int
 	}{
-		{"Default is Retry's rule: yes", always(Default), status(503), 3},
-		{"Default is Retry's rule: no", always(Default), status(404), 1},
-		{"Default is Retry's rule: not safe", always(Default), fails(errReset), 1},
-		{"anything else is Default", always(77), status(404), 1},
-		{"Again where it is not worth it", always(Again), status(404), 3},
-		{"Again where the server says not to", always(Again), status(503, "X-Should-Retry", "false"), 3},
-		{"Again where it is not safe", always(Again), fails(errReset), 3},
-		{"Again where somebody below was cancelled", always(Again), fails(context.Canceled), 3},
-		{"Again never outlasts what the server asks for", always(Again), status(404, "Retry-After", "3600"), 1},
-		{"Again never comes after our own refusal", always(Again), fails(refusal(ErrCircuitOpen, time.Second, errors.New("open"))), 1},
-		{"Stop", always(Stop), status(503), 1},
-		{"Stop, though the server says to", always(Stop), status(503, "X-Should-Retry", "true"), 1},
-		{"by the error", func(_ *http.Request, e *Error) Decision {
-			if e.StatusCode == 404 && e.Attempts == 1 {
-				return Again
-			}
-			return Stop
-		}, status(404), 2},
-		{"by the request", func(req *http.Request, _ *Error) Decision {
-			if req.Method == http.MethodPost && req.URL.Path == "/v1/chat" {
-				return Stop
-			}
-			return Default
-		}, status(503), 1},
-		{"not asked about a success", always(Again), status(200), 1},
-		{"not asked about a redirect", always(Again), status(302), 1},
+		{name: "a success", retry: &Retry{}, step: status(200), sent: 1},
+		{name: "attempts used up", retry: &Retry{Attempts: 3}, step: status(503), sent: 3},
+		{name: "errors", retry: &Retry{Attempts: 3, ReplayUnsafe: true}, step: fails(errReset), sent: 3},
+		{name: "not worth it", retry: &Retry{}, step: status(404), sent: 1},
+		{name: "the budget used up", retry: &Retry{Budget: &Budget{Size: 1}}, step: status(503), sent: 2},
+		{name: "cancelled during a wait", retry: &Retry{}, step: status(503, "Retry-After", "60"), cancel: time.Second, sent: 1},
+		{name: "cancelled during the second attempt", retry: &Retry{MinDelay: -1, Decide: func(*http.Request, *Error) Decision {
+			return Again
+		}}, step: after(time.Second, status(503)), cancel: 1500 * time.Millisecond, sent: 2},
+		{name: "the base panics", retry: &Retry{}, step: func(*http.Request) (*http.Response, error) { panic("base") }, sent: 1},
+		{name: "a hook panics", retry: &Retry{Observe: func(context.Context, Event) { panic("hook") }}, step: status(503), sent: 1},
+		{name: "a rule panics", retry: &Retry{Decide: func(*http.Request, *Error) Decision { panic("rule") }}, step: status(503), sent: 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				base := script(row.step)
-				resp, err := (&Retry{Base: base, Attempts: 3, Decide: row.decide}).RoundTrip(post(t, "x"))
-				assert.Len(t, base.times(), row.sent)
+				var requests, answers []*trackedBody
+				sent := 0
+				row.retry.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
+					sent++
+					resp, err := row.step(req)
+					if err == nil {
+						b := &trackedBody{Reader: resp.Body}
+						answers, resp.Body = append(answers, b), b
+					}
+					return resp, err
+				})
+				req := post(t, "")
+				req.GetBody = func() (io.ReadCloser, error) {
+					requests = append(requests, &trackedBody{Reader: strings.NewReader("x")})
+					return requests[len(requests)-1], nil
+				}
+				req.Body, _ = req.GetBody()
+				ctx, cancel := context.WithCancelCause(req.Context())
+				defer cancel(nil)
+				if row.cancel > 0 {
+					time.AfterFunc(row.cancel, func() { cancel(cancelled) })
+				}
+				defer func() {
+					_ = recover()
+					synctest.Wait()
+					assert.Equal(t, row.sent, sent)
+					for i, b := range requests {
+						assert.Equal(t, 1, b.closes(), "request body %d of %d", i, len(requests))
+					}
+					for i, b := range answers {
+						assert.Equal(t, 1, b.closes(), "response body %d of %d", i, len(answers))
+					}
+				}()
+				resp, err := row.retry.RoundTrip(req.WithContext(ctx))
+				assert.NotEqual(t, resp == nil, err == nil, "exactly one of response and error")
+				if row.cancel > 0 {
+					assert.ErrorIs(t, err, cancelled)
+				}
 				if err == nil {
 					assert.NoError(t, resp.Body.Close())
 				}
@@ -692,322 +735,92 @@ func TestTheCallersOwnRuleDecides(t *testing.T) {
 	}
 }
 
-func TestTheCallersRuleIsAskedOnlyWhereThereMayBeAnotherAttempt(t *testing.T) {
-	for name, row := range map[string]struct {
-		most   int // Attempts
-		req    func(*http.Request) *http.Request
-		step   func(*http.Request) (*http.Response, error)
-		asked  []int // the attempts
-		status int
-	}{
-		"not after the last": {most: 3, step: status(404), asked: []int{1, 2}, status: 404},
-		"not without a body to send": {req: func(req *http.Request) *http.Request {
-			req.GetBody = nil
-			return req
-		}, step: status(404), status: 404},
-		"not when the caller has gone": {req: func(req *http.Request) *http.Request {
-			ctx, cancel := context.WithTimeout(req.Context(), time.Second)
-			context.AfterFunc(ctx, cancel)
-			return req.WithContext(ctx)
-		}, step: hangs},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var asked []int
-				r := &Retry{Base: script(row.step), Attempts: row.most, Decide: func(_ *http.Request, e *Error) Decision {
-					asked = append(asked, e.Attempts)
-					return Again
-				}}
-				req := post(t, "x")
-				if row.req != nil {
-					req = row.req(req)
-				}
-				resp, err := r.RoundTrip(req)
-				assert.Equal(t, row.asked, asked)
-				if row.status == 0 {
-					assert.ErrorIs(t, err, context.DeadlineExceeded)
-					return
-				}
-				require.NoError(t, err)
-				assert.Equal(t, row.status, resp.StatusCode)
-				assert.NoError(t, resp.Body.Close())
-			})
-		})
+func TestRetryHandsOverTheBodyOfASuccessItself(t *testing.T) {
+	for _, code := range []int{101, 200} {
+		body := &trackedBody{Reader: strings.NewReader("x")} // at 101, an io.Writer too
+		resp, err := (&Retry{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, code, "")
+			resp.Body = body
+			return resp, nil
+		})}).RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Same(t, body, resp.Body)
 	}
 }
 
-func TestAPanicInTheCallersRuleClosesTheAnswer(t *testing.T) {
-	body := &trackedBody{Reader: strings.NewReader("x")}
-	r := &Retry{Decide: func(*http.Request, *Error) Decision { panic("rule") }}
-	r.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
-		resp := answer(req, 503, "")
-		resp.Body = body
-		return resp, nil
+func TestRetryLeavesTheConnectionsOfOthersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &idleCounter{steps: script(fails(errReset))}
+		rt := &Transport{Base: base, Retry: Retry{MinDelay: -1}, Breaker: Breaker{Failures: -1}}
+		_, err := rt.RoundTrip(get(t))
+		require.ErrorIs(t, err, errReset)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = rt.RoundTrip(get(t).WithContext(ctx))
+		require.Error(t, err)
+		assert.Zero(t, base.closed)
+		rt.CloseIdleConnections()
+		assert.Equal(t, 1, base.closed, "but for who asks for it")
 	})
-	assert.PanicsWithValue(t, "rule", func() { _, _ = r.RoundTrip(get(t)) })
-	assert.Equal(t, 1, body.closes())
 }
 
-func TestTheCallersRuleHearsWhatASlowAnswerSays(t *testing.T) {
+type idleCounter struct {
+	*steps
+	closed int
+}
+
+func (c *idleCounter) CloseIdleConnections() { c.closed++ }
+
+func TestTheBackoffIsNotBoundedByTheTimeOfAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503, "Retry-After", "5"), hangs, status(200))
+		rt := &Retry{MinDelay: -1, Base: &Timeout{Header: 2 * time.Second, Base: base}}
+		resp, err := rt.RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.Equal(t, []time.Duration{0, 5 * time.Second, 7 * time.Second}, base.times())
+	})
+}
+
+func TestADiscardedAnswerIsDrainedWhileTheBackoffRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := newStalledBody("begin")
 		base := script(func(req *http.Request) (*http.Response, error) {
 			resp := answer(req, 503, "")
-			r, w := io.Pipe()
-			resp.Body = r
-			go func() {
-				time.Sleep(time.Second)
-				_, _ = io.WriteString(w, `{"error":{"code":"maintenance"}}`)
-				w.Close()
-			}()
+			resp.Header.Set("Retry-After", "1")
+			resp.Body = body
 			return resp, nil
-		})
-		r := &Retry{Base: base, MinDelay: 10_000 * time.Hour, MaxDelay: 10_000 * time.Hour}
-		r.Decide = func(_ *http.Request, e *Error) Decision {
-			if e.Code == "maintenance" {
-				return Stop
-			}
-			return Default
-		}
-		resp, err := r.RoundTrip(get(t))
+		}, status(200))
+		const sent = peekTime + time.Second
+		time.AfterFunc(sent-drainTime-1, func() { assert.False(t, body.isClosed(), "more of it may come") })
+		_, err := (&Retry{Base: base, MinDelay: -1}).RoundTrip(get(t))
 		require.NoError(t, err)
-		assert.Equal(t, 503, resp.StatusCode)
-		assert.Equal(t, time.Second, time.Since(base.began))
-		assert.NoError(t, resp.Body.Close())
+		assert.Equal(t, []time.Duration{0, sent}, base.times(), "it costs no time of its own")
+		assert.True(t, body.isClosed())
 	})
 }
 
-func TestIdempotencyKeyIsOneForAllAttemptsOfACall(t *testing.T) {
-	for _, row := range []struct {
-		name   string
-		method string
-		header http.Header
-		off    bool
-		made   bool   // the key is one of ours
-		want   string // the key, if it is not
-		sent   int    // of a call whose connection breaks
-	}{
-		{name: "a POST", method: "POST", made: true, sent: 3},
-		{name: "a PATCH", method: "PATCH", made: true, sent: 3},
-		{name: "a method that nobody knows", method: "BREW", made: true, sent: 3},
-		{name: "the caller's own stays", method: "POST", header: http.Header{"Idempotency-Key": {"mine"}}, want: "mine", sent: 3},
-		{name: "so does the other one", method: "POST", header: http.Header{"X-Idempotency-Key": {"mine"}}, sent: 3},
-		{name: "a PUT needs none", method: "PUT", sent: 3},
-		{name: "a GET needs none", method: "GET", sent: 3},
-		{name: "off", method: "POST", off: true, sent: 1},
-		{name: "without headers", method: "POST", header: http.Header{}, made: true, sent: 3},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var keys []string
-				r := &Retry{Attempts: 3, IdempotencyKey: !row.off, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
-					keys = append(keys, req.Header.Get("Idempotency-Key"))
-					return nil, errReset
-				})}
-				req := post(t, "x")
-				req.Method, req.Header = row.method, row.header
-				before := req.Header.Clone()
-				_, err := r.RoundTrip(req)
-				require.ErrorIs(t, err, errReset)
-				require.Len(t, keys, row.sent)
-				assert.Equal(t, before, req.Header, "the caller's request is not changed")
-				first := keys[0]
-				for _, key := range keys {
-					assert.Equal(t, first, key)
-				}
-				if !row.made {
-					assert.Equal(t, row.want, first)
-					return
-				}
-				assert.Len(t, first, 26)
-				_, err = r.RoundTrip(req)
-				require.ErrorIs(t, err, errReset)
-				assert.NotEqual(t, first, keys[len(keys)-1], "another call, another key")
-			})
-		})
-	}
-}
-
-func TestAnAnswerThatRetryGaveUpOnTellsAnSDKNotToSendItAgain(t *testing.T) {
-	const header = "X-Should-Retry"
-	tooLong := []string{"Retry-After", "3600"}
-	for _, row := range []struct {
-		name  string
-		retry *Retry
-		step  func(*http.Request) (*http.Response, error)
-		want  []string
-	}{
-		{"attempts used up", &Retry{}, status(503), []string{"false"}},
-		{"the budget used up", &Retry{Budget: &Budget{Size: 1}}, status(503), []string{"false"}},
-		{"a wait that is too long", &Retry{}, status(429, tooLong...), []string{"false"}},
-		{"no time left", &Retry{MaxElapsed: time.Nanosecond}, status(500), []string{"false"}},
-		{"not worth it: no quota", &Retry{}, func(req *http.Request) (*http.Response, error) {
-			return answer(req, 429, `{"error":{"code":"insufficient_quota"}}`), nil
-		}, []string{"false"}},
-		{"not worth it: 501", &Retry{}, status(501), []string{"false"}},
-		{"not safe: 520 to a POST", &Retry{}, status(520), []string{"false"}},
-		{"the caller's rule", &Retry{Decide: func(*http.Request, *Error) Decision { return Stop }}, status(503), []string{"false"}},
-		{"408", &Retry{}, status(408), []string{"false"}},
-		{"409", &Retry{}, status(409), []string{"false"}},
-		{"the server said to, five times", &Retry{}, status(400, header, "true"), []string{"false"}},
-		{"the server said not to", &Retry{}, status(503, header, "false"), []string{"false"}},
-		{"no SDK sends a 404 again", &Retry{}, status(404), nil},
-		{"nor a 401", &Retry{}, status(401), nil},
-		{"a success is none to send again", &Retry{}, status(200), nil},
-		{"nor is a redirect", &Retry{}, status(302), nil},
-		{"where Retry is off others may try", &Retry{Attempts: -1}, status(503), nil},
-		{"or send once", &Retry{Attempts: 1}, status(503), nil},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				row.retry.Base = script(row.step)
-				resp, err := row.retry.RoundTrip(post(t, "x"))
-				require.NoError(t, err)
-				assert.Equal(t, row.want, resp.Header.Values(header))
-				assert.NoError(t, resp.Body.Close())
-			})
-		})
-	}
-}
-
-func TestWhatRetryTellsAnSDKDoesNotChangeTheVerdict(t *testing.T) {
+func TestTheHistoryIsOnTheFinalError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		shared := http.Header{"Via": {"a"}}
-		base := rtFunc(func(req *http.Request) (*http.Response, error) {
-			resp := answer(req, 503, "")
-			resp.Header = shared
-			return resp, nil
-		})
-		r := &Retry{Base: base, MinDelay: -1, Attempts: 2}
-		resp, err := r.RoundTrip(get(t))
-		require.NoError(t, err)
-		require.Equal(t, "false", resp.Header.Get("X-Should-Retry"))
-		assert.Equal(t, http.Header{"Via": {"a"}}, shared, "headers that others may have are not written to")
-		assert.True(t, Classify(resp, nil).Retryable())
-		assert.NotContains(t, Classify(resp, nil).Report().ResponseHeader, "X-Should-Retry", "the report is of what the server sent")
-
-		other := *resp // somebody between made another answer of it
-		other.Header = resp.Header.Clone()
-		assert.True(t, Classify(&other, nil).Retryable())
-
-		_, err = (&StatusErrors{Base: r}).RoundTrip(get(t))
+		base := script(status(503, "Retry-After", "2", "X-Request-Id", "one"), fails(errReset), status(429, "Retry-After", "3"), fails(errReset))
+		var seen observed
+		_, err := (&Retry{Base: base, Attempts: 4, MinDelay: -1, Observe: seen.see}).RoundTrip(get(t))
 		var e *Error
 		require.ErrorAs(t, err, &e)
-		assert.True(t, e.Retryable())
-
-		// What the server says in answer to a later call is the server's word.
-		again := script(status(503, "X-Should-Retry", "false"))
-		_, err = (&Retry{Base: again}).RoundTrip(resp.Request)
-		require.NoError(t, err)
-		assert.Len(t, again.times(), 1)
-	})
-}
-
-func TestARetryOfAnSDKIsSentOnce(t *testing.T) {
-	for count, sent := range map[string]int{"": 3, "0": 3, "1": 1, "2": 1, "-1": 3, "x": 3} {
-		synctest.Test(t, func(t *testing.T) {
-			base := script(status(503))
-			req := post(t, "x")
-			req.Header.Set("X-Stainless-Retry-Count", count)
-			resp, err := (&Retry{Base: base, Attempts: 3}).RoundTrip(req)
-			require.NoError(t, err)
-			assert.Len(t, base.times(), sent, "count %q", count)
-			assert.Equal(t, sent == 1, resp.Header.Get("X-Should-Retry") == "", "who owns the retries may go on, after count %q", count)
-			assert.NoError(t, resp.Body.Close())
-		})
-	}
-}
-
-func TestWithRetryIsAnExceptionForOneCall(t *testing.T) {
-	stop := func(*http.Request, *Error) Decision { return Stop }
-	reset, down := fails(errReset), status(503)
-	for _, row := range []struct {
-		name  string
-		layer *Retry
-		call  *Retry
-		step  func(*http.Request) (*http.Response, error)
-		times []time.Duration
-	}{
-		{"none", &Retry{Attempts: 3, MinDelay: -1}, nil, down, make([]time.Duration, 3)},
-		{"nothing in it", &Retry{Attempts: 3, MinDelay: -1}, &Retry{}, down, make([]time.Duration, 3)},
-		{"fewer attempts", &Retry{Attempts: 3, MinDelay: -1}, &Retry{Attempts: 1}, down, make([]time.Duration, 1)},
-		{"none but the first", &Retry{Attempts: 3, MinDelay: -1}, &Retry{Attempts: -1}, down, make([]time.Duration, 1)},
-		{"more attempts", &Retry{Attempts: -1, MinDelay: -1}, &Retry{Attempts: 4}, down, make([]time.Duration, 4)},
-		{"no delay", &Retry{Attempts: 3, MinDelay: time.Hour, MaxDelay: time.Hour}, &Retry{MinDelay: -1}, down, make([]time.Duration, 3)},
-		{"a longer wait", &Retry{Attempts: 2, MinDelay: -1}, &Retry{MaxRetryAfter: time.Hour}, status(503, "Retry-After", "3600"), []time.Duration{0, time.Hour}},
-		{"less time", &Retry{MinDelay: -1}, &Retry{MaxElapsed: time.Minute}, status(503, "Retry-After", "60"), make([]time.Duration, 1)},
-		{"leave to replay", &Retry{Attempts: 3, MinDelay: -1}, &Retry{ReplayUnsafe: true}, reset, make([]time.Duration, 3)},
-		{"leave for all to replay stays", &Retry{Attempts: 3, MinDelay: -1, ReplayUnsafe: true}, &Retry{}, reset, make([]time.Duration, 3)},
-		{"a key", &Retry{Attempts: 3, MinDelay: -1}, &Retry{IdempotencyKey: true}, reset, make([]time.Duration, 3)},
-		{"a key for all stays", &Retry{Attempts: 3, MinDelay: -1, IdempotencyKey: true}, &Retry{}, reset, make([]time.Duration, 3)},
-		{"a rule", &Retry{MinDelay: -1}, &Retry{Decide: stop}, down, make([]time.Duration, 1)},
-		{"a rule for all stays", &Retry{MinDelay: -1, Decide: stop}, &Retry{}, down, make([]time.Duration, 1)},
-		{"a budget", &Retry{MinDelay: -1}, &Retry{Budget: &Budget{Size: 2}}, down, make([]time.Duration, 3)},
-		{"the budget for all stays", &Retry{MinDelay: -1, Budget: &Budget{Size: 2}}, &Retry{}, down, make([]time.Duration, 3)},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				base := script(row.step)
-				row.layer.Base = base
-				req := post(t, "x")
-				req = req.WithContext(WithRetry(req.Context(), row.call))
-				resp, err := row.layer.RoundTrip(req)
-				assert.Equal(t, row.times, base.times())
-				if err == nil {
-					assert.NoError(t, resp.Body.Close())
-				}
-			})
-		})
-	}
-}
-
-func TestAnExceptionChargesTheBudgetOfTheLayer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		base := script(status(503))
-		r := &Retry{Base: base, MinDelay: -1}
-		req := get(t)
-		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: budgetSize + 2}))
-		for range 2 {
-			resp, err := r.RoundTrip(req)
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
+		began := time.Now().Add(-5 * time.Second)
+		want := []Attempt{
+			{Time: began, Class: "overloaded", StatusCode: 503, RequestID: "one", Wait: 2 * time.Second},
+			{Time: began.Add(2 * time.Second), Class: "connection", Cause: errReset.Error()},
+			{Time: began.Add(2 * time.Second), Class: "rate_limit", StatusCode: 429, Wait: 3 * time.Second},
+			{Time: began.Add(5 * time.Second), Class: "connection", Cause: errReset.Error()},
 		}
-		assert.Len(t, base.times(), 2+budgetSize)
+		assert.Equal(t, want, e.Report().Attempts)
+		require.Len(t, seen.events, 4)
+		for i, ev := range seen.events {
+			assert.Equal(t, i+1, ev.Attempt)
+			assert.Equal(t, want[i].Class, ev.Err.Class.String())
+			assert.Equal(t, want[i].Wait, ev.Wait)
+			assert.Equal(t, i+1, ev.Err.Attempts)
+		}
 	})
-}
-
-func TestAnExceptionIsTheLastWord(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var layer, call observed
-		req := get(t)
-		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: 1, Observe: call.see}))
-		resp, err := (&Retry{Base: script(status(503)), Observe: layer.see}).RoundTrip(req)
-		require.NoError(t, err)
-		assert.Equal(t, "false", resp.Header.Get("X-Should-Retry"), "an SDK does not send it again either")
-		assert.Equal(t, []EventKind{EventGiveUp}, call.kinds())
-		assert.Empty(t, layer.kinds())
-
-		req = get(t)
-		req = req.WithContext(WithRetry(req.Context(), &Retry{Attempts: 1}))
-		_, err = (&Retry{Base: script(status(503)), Observe: layer.see}).RoundTrip(req)
-		require.NoError(t, err)
-		assert.Equal(t, []EventKind{EventGiveUp}, layer.kinds(), "the layer's watches where the call has none")
-	})
-}
-
-func TestAnExceptionThatMakesNoSenseIsReported(t *testing.T) {
-	for _, row := range []struct {
-		retry *Retry
-		want  string
-	}{
-		{&Retry{Base: http.DefaultTransport}, "Retry.Base is set in WithRetry"},
-		{&Retry{MinDelay: time.Hour}, "Retry.MinDelay is more than Retry.MaxDelay"},
-		{&Retry{Budget: &Budget{Ratio: math.NaN()}}, "Budget.Ratio"},
-	} {
-		base := script(status(200))
-		req := get(t)
-		_, err := (&Retry{Base: base, MaxDelay: time.Minute}).RoundTrip(req.WithContext(WithRetry(req.Context(), row.retry)))
-		assert.ErrorContains(t, err, row.want)
-		assert.ErrorIs(t, err, ErrNotSent)
-		assert.Empty(t, base.times())
-	}
 }

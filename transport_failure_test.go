@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -296,4 +300,98 @@ func TestTheKindsOfAnErrorAreFoundThroughWhatTheClientReturns(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOfAThousandCallsToAServerThatResetsEveryThirdConnectionNoneIsLostOrSentTwice(t *testing.T) {
+	t.Parallel()
+	const calls = 1000
+	type connKey struct{}
+	var conns atomic.Int64
+	var resets atomic.Int32
+	s := &realServer{t: t, proto: 1}
+	ts := s.prepare(func(w http.ResponseWriter, r *http.Request) {
+		if n, _ := r.Context().Value(connKey{}).(int64); n%3 == 0 {
+			resets.Add(1)
+			resetting(w, r)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(body)
+	})
+	ts.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, conns.Add(1))
+	}
+	ts.Start()
+	t.Cleanup(ts.Close)
+	s.url, s.base = ts.URL, &http.Transport{MaxConnsPerHost: 200, MaxIdleConnsPerHost: 2} // so that there are always new ones
+	client := s.client(&sturdy.Transport{
+		Retry:   sturdy.Retry{Attempts: 50, Budget: &sturdy.Budget{Size: -1}},
+		Breaker: sturdy.Breaker{Failures: -1},
+	})
+	kinds := []struct {
+		method, key string
+		safe        bool
+	}{{"PUT", "", true}, {"POST", "", false}, {"POST", "k", true}, {"PATCH", "", false}}
+
+	outcomes := make([]outcome, calls)
+	var wg sync.WaitGroup
+	for i := range calls {
+		wg.Go(func() {
+			kind, id := kinds[i%len(kinds)], fmt.Sprint(i)
+			headers := []string{"X-Call", id}
+			if kind.key != "" {
+				headers = append(headers, "Idempotency-Key", kind.key+id)
+			}
+			outcomes[i] = s.do(client, s.request(kind.method, strings.Repeat(id, 1000), headers...))
+		})
+	}
+	wg.Wait()
+
+	arrived := map[string]int{}
+	for _, a := range s.seen() {
+		arrived[a.call]++
+	}
+	failed := 0
+	for i, o := range outcomes {
+		kind, id := kinds[i%len(kinds)], fmt.Sprint(i)
+		switch {
+		case o.failure == nil:
+			assert.True(t, strings.Repeat(id, 1000) == o.body, "call %d got its own answer", i)
+		case kind.safe:
+			assert.NoError(t, o.failure, "call %d", i)
+		default:
+			failed++
+			assert.ErrorIs(t, o.failure, sturdy.ErrConnection)
+		}
+		if !kind.safe {
+			assert.Equal(t, 1, arrived[id], "call %d", i)
+		}
+	}
+	assert.Positive(t, failed)
+	assert.Greater(t, len(s.seen()), calls)
+	t.Logf("%d requests over %d connections, %d calls not safe to repeat", len(s.seen()), s.opened.Load(), failed)
+
+	assert.Eventually(t, func() bool {
+		s.base.CloseIdleConnections()
+		return s.opened.Load() == s.closed.Load()+resets.Load()
+	}, atOnce, 10*time.Millisecond, "no connection is left")
+}
+
+func TestWhatReachedTheCallerIsNeverSentAgain(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, p protocol) {
+		s := p.serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, "the beginning")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		resp, err := s.client(&sturdy.Transport{}).Do(s.request(http.MethodGet, ""))
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.Error(t, err)
+		assert.Equal(t, "the beginning", string(body))
+		assert.Len(t, s.seen(), 1)
+	})
 }
