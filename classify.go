@@ -139,7 +139,6 @@ func verdictIn(resp *http.Response) *verdict {
 }
 
 func judgeAnswer(req *http.Request, resp *http.Response) *Error {
-	now := time.Now()
 	var body said
 	hasty := false
 	if resp.Body != nil && resp.Body != http.NoBody {
@@ -149,26 +148,43 @@ func judgeAnswer(req *http.Request, resp *http.Response) *Error {
 		hasty = p.late()
 		body = readBody(unpacked(resp.Header, ahead))
 	}
-	ev := newEvidence(resp.StatusCode, serverHeader(resp), body)
+	e := exchangeOf(req, resp).says(body)
+	e.hasty = hasty
+	return e
+}
 
-	secrets := secretsOf(req)
-	if resp.Request != req {
-		secrets = append(secrets, secretsOf(resp.Request)...) // a base may have added one
-	}
+// An exchange is what an Error has of a request and its response. It is noted
+// while the request is under way, which may be over when the body fails.
+type exchange struct {
+	req, sent *http.Request
+	status    int
+	header    http.Header
+	attempts  int
+}
+
+func exchangeOf(req *http.Request, resp *http.Response) *exchange {
+	return &exchange{req, resp.Request, resp.StatusCode, serverHeader(resp), attemptOf(orEmpty(req))}
+}
+
+// says is the Error of an answer whose body, or an event of it, says what went
+// wrong.
+func (x *exchange) says(body said) *Error {
+	ev := newEvidence(x.status, x.header, body)
+	secrets := x.secrets()
 	shown := func(s string) string { return capped(withoutSecrets(s, secrets), maxMessage) }
+	now := time.Now()
 	e := &Error{
 		Class:      ev.class(),
-		StatusCode: resp.StatusCode,
+		StatusCode: x.status,
 		Code:       shown(ev.code),
 		Type:       shown(ev.kind),
 		Param:      shown(ev.param),
 		Message:    shown(ev.message),
-		RequestID:  shown(requestID(resp.Header, ev.requestID)),
-		Attempts:   attemptOf(orEmpty(req)),
+		RequestID:  shown(requestID(x.header, ev.requestID)),
+		Attempts:   x.attempts,
 		Time:       now,
-		hasty:      hasty,
-		req:        req,
-		header:     resp.Header,
+		req:        x.req,
+		header:     x.header,
 	}
 	e.again = ev.again(e.Class)
 	e.RetryAfter = ev.retryAfter(e.Class, now)
@@ -183,6 +199,31 @@ func serverHeader(resp *http.Response) http.Header {
 	header := resp.Header.Clone()
 	header.Del(shouldRetry)
 	return header
+}
+
+// broke is the Error of an answer whose body ended before its time.
+func (x *exchange) broke(c Class, cause error) *Error {
+	secrets := x.secrets()
+	return &Error{
+		Class:      c,
+		StatusCode: x.status,
+		RequestID:  capped(withoutSecrets(requestID(x.header, ""), secrets), maxMessage),
+		Attempts:   x.attempts,
+		Time:       time.Now(),
+		Err:        cause,
+		cause:      causeText(cause, secrets),
+		req:        x.req,
+		header:     x.header,
+	}
+}
+
+// secrets are those of the request, and those that a base may have added.
+func (x *exchange) secrets() []string {
+	secrets := secretsOf(x.req)
+	if x.sent != x.req {
+		secrets = append(secrets, secretsOf(x.sent)...)
+	}
+	return secrets
 }
 
 func orEmpty(req *http.Request) *http.Request {

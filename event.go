@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -19,7 +20,7 @@ const (
 	EventPause    EventKind = "pause"     // RateLimit: the server asked everybody with this Key to wait
 	EventWait     EventKind = "wait"      // RateLimit, Breaker: a request had to wait, and now leaves
 	EventRefuse   EventKind = "refuse"    // RateLimit, Breaker: a request was not sent
-	EventTimeout  EventKind = "timeout"   // Timeout: an attempt was given up
+	EventTimeout  EventKind = "timeout"   // Timeout: an attempt, or a body that stalled, was given up
 	EventOpen     EventKind = "open"      // Breaker: the circuit of this Key opened, for Wait at least
 	EventHalfOpen EventKind = "half_open" // Breaker: one request is let through to see
 	EventClose    EventKind = "close"     // Breaker: the circuit closed
@@ -28,7 +29,7 @@ const (
 // An Event is something that a layer did. There is no secret in it.
 //
 // Observe functions are called in the goroutine of the request that caused the
-// event, with that request's context and outside every lock. They should
+// event, or of its body's reader, with that request's context and outside every lock. They should
 // return soon: the request waits for them.
 type Event struct {
 	Kind    EventKind
@@ -80,7 +81,7 @@ func (w watchers) see(req *http.Request, ev Event) {
 	if !w.any() {
 		return
 	}
-	ev.Method, ev.Attempt = req.Method, attemptOf(req)
+	ev.Method, ev.Attempt = req.Method, cmp.Or(ev.Attempt, attemptOf(req))
 	if req.URL != nil {
 		ev.Host = req.URL.Host
 	}

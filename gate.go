@@ -43,7 +43,7 @@ type gate struct {
 	meters []*meter // of the newest answer that had any
 	known  []*meter // of all answers
 	cut    float64  // how many had left at the last news
-	left   tally
+	left   toll
 	flying int              // sent, and not answered
 	spare  int              // tokens taken for requests that were then cancelled
 	queue  list.List        // of *turn
@@ -76,7 +76,7 @@ type turn struct {
 type pass struct {
 	gate     *gate
 	at       time.Time // when it left
-	mark     tally     // what had left by then, it included
+	mark     toll      // what had left by then, it included
 	units    float64
 	flies    bool // counts as flying
 	waited   time.Duration

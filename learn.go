@@ -95,7 +95,13 @@ func (p *pace) trip(now time.Time) time.Duration { return coldTrip - now.Sub(p.l
 
 // taken lets more requests be out, because one was taken while so many were.
 func (p *pace) taken(flying int) {
-	if !p.warm && 2*float64(flying) >= p.window { // else fewer are sent than may be
+	if p.warm {
+		return
+	}
+	if flying >= p.out { // else fewer are sent than may be
+		p.out++
+	}
+	if 2*float64(flying) >= p.window {
 		p.grow(1)
 	}
 }

@@ -25,7 +25,7 @@ type meter struct {
 	born   time.Time // when it was heard of first
 	window bool      // not a bucket
 	proven bool      // window is more than a guess
-	mark   tally     // what had left when the newest answer's request did
+	mark   toll      // what had left when the newest answer's request did
 	anchor sighting  // what the kind is told by
 
 	each       float64  // units that the server charges for one of Cost's; 0 if unknown
@@ -33,12 +33,12 @@ type meter struct {
 	priced     sighting // what that was learned by, with the time it was sent at
 }
 
-// A tally counts what has left a gate since it is there.
-type tally struct{ requests, units float64 }
+// A toll counts what has left a gate since it is there.
+type toll struct{ requests, units float64 }
 
 // A sighting is what an answer said of a limit.
 type sighting struct {
-	mark tally
+	mark toll
 	left float64
 	ends time.Time
 }
@@ -117,7 +117,7 @@ func (m *meter) spend(now time.Time, n float64) {
 
 // hear takes in what the answer to a request says that left at sent, when mark
 // had left; by now it is left.
-func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left tally, past *ledger) {
+func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, past *ledger) {
 	if m.born.IsZero() {
 		m.born, m.trust = now, 1
 	}
@@ -146,7 +146,7 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left tally, p
 }
 
 // follow returns what is left now of what was left at sent.
-func (m *meter) follow(level float64, sent, now time.Time, mark, left tally, past *ledger) float64 {
+func (m *meter) follow(level float64, sent, now time.Time, mark, left toll, past *ledger) float64 {
 	refill := 0.
 	if !m.window {
 		refill = m.rate * m.trust
@@ -234,7 +234,7 @@ func (m *meter) sight(s sighting, b Bucket, rate float64, exact time.Duration) {
 }
 
 // price learns what the server charges for a unit, from how many are left.
-func (m *meter) price(remaining float64, mark tally, sent time.Time) {
+func (m *meter) price(remaining float64, mark toll, sent time.Time) {
 	p := &m.priced
 	units, requests := mark.units-p.mark.units, mark.requests-p.mark.requests
 	if fell := p.left + sent.Sub(p.ends).Seconds()*m.rate - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {

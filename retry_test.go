@@ -751,7 +751,7 @@ func TestRetryHandsOverTheBodyOfASuccessItself(t *testing.T) {
 func TestRetryLeavesTheConnectionsOfOthersAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := &idleCounter{steps: script(fails(errReset))}
-		rt := &Transport{Base: base, Retry: Retry{MinDelay: -1}, Breaker: Breaker{Failures: -1}}
+		rt := &Transport{Base: base, Retry: Retry{MinDelay: -1}, Breaker: Breaker{Failures: -1, Ratio: -1}}
 		_, err := rt.RoundTrip(get(t))
 		require.ErrorIs(t, err, errReset)
 		ctx, cancel := context.WithCancel(t.Context())

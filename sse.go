@@ -201,10 +201,7 @@ func (s *events) parse(raw []byte) (ev event) {
 
 // cutLine cuts a line off b, and what ends it.
 func cutLine(b []byte) (line, rest []byte) {
-	line = b
-	if lf := bytes.IndexByte(b, '\n'); lf >= 0 {
-		line, rest = b[:lf], b[lf+1:]
-	}
+	line, rest, _ = bytes.Cut(b, []byte("\n"))
 	if cr := bytes.IndexByte(line, '\r'); cr >= 0 {
 		if cr+1 < len(line) {
 			rest = b[cr+1:]

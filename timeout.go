@@ -4,31 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Timeout is a layer that gives up an attempt to which no answer comes. Its
-// clock runs from the moment that the attempt is sent until the response's
-// headers are there, and never into the body: a stream may flow for hours.
+// Timeout is a layer that gives up what does not come: an attempt without an
+// answer, and a body that stalls.
 //
-// The caller sees an *[Error] of class [ErrTimeout]. Below Retry it is one
-// attempt that is bounded so, and the next one has the whole time again; time
-// spent waiting for a turn or a circuit does not count. http.Client.Timeout, in
-// contrast, bounds all attempts and the reading of the body together: leave it
-// zero.
+// Header bounds an attempt from the moment that it is sent until the response's
+// headers are there, and not the body. Below Retry the next attempt has the
+// whole time again; time spent waiting for a turn or a circuit does not count.
+//
+// Idle bounds each wait for the next bytes of a body. It counts while somebody
+// reads: a stream may flow for hours, keep-alives of the server's count as
+// bytes, and a reader may take its time. When it is over, the connection is
+// given up. The body of a 101 is a connection of its own, which may be silent.
+//
+// In both cases the caller sees an *[Error] of class [ErrTimeout], of Idle as
+// what Read returns. http.Client.Timeout, in contrast, bounds all attempts and
+// the reading of the body together: leave it zero.
 //
 // The zero value bounds nothing.
 //
 //	client := &http.Client{Transport: &sturdy.Retry{
-//		Base: &sturdy.Timeout{Header: 10 * time.Second},
+//		Base: &sturdy.Timeout{Header: 10 * time.Second, Idle: time.Minute},
 //	}}
 type Timeout struct {
 	Base    http.RoundTripper            // sends the requests; nil means http.DefaultTransport
 	Header  time.Duration                // from the sending to the response's headers; zero or negative means no limit
-	Observe func(context.Context, Event) // is told of attempts that are given up; nil means nobody watches
+	Idle    time.Duration                // for which a read of the body may wait for a byte; zero or negative means no limit
+	Observe func(context.Context, Event) // is told of what is given up; nil means nobody watches
 }
 
 // RoundTrip sends req, and gives it up when Header is over.
@@ -40,28 +49,43 @@ func (t *Timeout) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Timeout) CloseIdleConnections() { closeIdle(t.Base) }
 
 func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
-	if t.Header <= 0 {
+	if t.Header <= 0 && t.Idle <= 0 {
 		return send(next, req)
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
-	timer := time.AfterFunc(t.Header, func() { cancel(errHeaderTimeout) })
 	flows := false
 	defer func() {
 		if !flows {
-			timer.Stop()
 			cancel(nil)
 		}
 	}()
+	w := watchers{t.Observe, watch}
+	resp, err := t.awaitHeader(ctx, cancel, req, next, w)
+	if err != nil {
+		return nil, err
+	}
+	// The end of the context is the end of the body, so it has to last as long.
+	if resp.Body != http.NoBody {
+		flows = true
+		t.bound(req, resp, cancel, w)
+	}
+	return resp, nil
+}
+
+// awaitHeader sends req with ctx, and cancels that when Header is over.
+func (t *Timeout) awaitHeader(
+	ctx context.Context, cancel context.CancelCauseFunc, req *http.Request, next http.RoundTripper, w watchers,
+) (*http.Response, error) {
+	if t.Header <= 0 {
+		return sendFor(req, next, req.WithContext(ctx))
+	}
+	timer := time.AfterFunc(t.Header, func() { cancel(errHeaderTimeout) })
+	defer timer.Stop()
 	var way progress
 	resp, err := sendFor(req, next, req.WithContext(way.watch(ctx, req)))
 	inTime := timer.Stop()
 
 	if err == nil && inTime {
-		// The end of the context is the end of the body, so it has to last as long.
-		if resp.Body != http.NoBody {
-			flows = true
-			resp.Body = onEnd(resp.Body, func(error) { cancel(nil) })
-		}
 		return resp, nil
 	}
 	if !inTime {
@@ -74,8 +98,130 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 		resp.Body.Close() // it came as the clock struck: its body is dead already
 	}
 	e := &Error{Class: ErrTimeout, Attempts: attemptOf(req), Time: time.Now(), Err: t.cause(err), unsent: way.unsent()}
-	watchers{t.Observe, watch}.see(req, Event{Kind: EventTimeout, Wait: t.Header, Err: e})
+	w.see(req, Event{Kind: EventTimeout, Wait: t.Header, Err: e})
 	return nil, e
+}
+
+// bound makes cancel the end of resp's body, and of a body that stalls.
+func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.CancelCauseFunc, w watchers) {
+	if t.Idle <= 0 || resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = onEnd(resp.Body, func(error) { cancel(nil) })
+		return
+	}
+	b := &idleBody{ReadCloser: resp.Body, limit: t.Idle, cancel: cancel}
+	x := exchangeOf(req, resp)
+	b.failure = func() error {
+		if end := gone(req); end != nil {
+			return end
+		}
+		e := x.broke(ErrTimeout, fmt.Errorf("%w: %v", errIdleTimeout, t.Idle))
+		w.see(req, Event{Kind: EventTimeout, Attempt: e.Attempts, Wait: t.Idle, Err: e})
+		return e
+	}
+	resp.Body = onEnd(b, func(error) {
+		b.end()
+		cancel(nil)
+	})
+}
+
+// An idleBody ends when a read of it has waited for limit. A read only notes
+// when it began. The timer, of which there is one, looks at that when it fires,
+// and is set for what is left then.
+type idleBody struct {
+	io.ReadCloser
+	limit   time.Duration
+	cancel  context.CancelCauseFunc // ends a read that is under way
+	failure func() error            // what a read that was ended returns
+	err     error                   // what it returned
+	close   sync.Once
+
+	mu      sync.Mutex
+	timer   *time.Timer // nil before the first read
+	runs    bool        // the timer will fire
+	since   time.Time   // when the read under way began; zero if there is none
+	stalled bool        // one was ended
+	ended   bool        // there will be no other
+}
+
+func (b *idleBody) Read(p []byte) (n int, err error) {
+	if !b.start() {
+		return 0, b.err
+	}
+	defer func() {
+		// What came as the clock struck is not taken back.
+		if b.stop() && err != io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
+			b.err = b.failure()
+			err = b.err
+		}
+	}()
+	return b.ReadCloser.Read(p)
+}
+
+// start begins a read, unless one was ended before.
+func (b *idleBody) start() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stalled {
+		return false
+	}
+	b.since = time.Now()
+	switch {
+	case b.runs || b.ended:
+		return true
+	case b.timer == nil:
+		b.timer = time.AfterFunc(b.limit, b.look)
+	default:
+		b.timer.Reset(b.limit)
+	}
+	b.runs = true
+	return true
+}
+
+// stop ends a read, and reports whether that had been done.
+func (b *idleBody) stop() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.since = time.Time{}
+	return b.stalled
+}
+
+// look is what the timer does.
+func (b *idleBody) look() {
+	b.mu.Lock()
+	b.runs = false
+	if b.since.IsZero() || b.ended {
+		b.mu.Unlock()
+		return
+	}
+	if left := b.limit - time.Since(b.since); left > 0 {
+		b.runs = true
+		b.timer.Reset(left)
+		b.mu.Unlock()
+		return
+	}
+	b.stalled = true
+	b.mu.Unlock()
+
+	b.cancel(errIdleTimeout)
+	// A body that does not heed the context heeds this. One that panics is no
+	// worse than one that stalls.
+	defer func() { _ = recover() }()
+	b.Close()
+}
+
+// end lets go of the timer.
+func (b *idleBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+func (b *idleBody) Close() (err error) {
+	b.close.Do(func() { err = b.ReadCloser.Close() })
+	return err
 }
 
 // progress is how far a request got on its way. It tells whether one that timed
@@ -98,8 +244,11 @@ func (p *progress) watch(ctx context.Context, req *http.Request) context.Context
 // that does not heed the hooks leaves that open.
 func (p *progress) unsent() bool { return p.asked.Load() && !p.connected.Load() }
 
-// errHeaderTimeout is the cause of an attempt's end when its time is up.
-var errHeaderTimeout = errors.New("sturdy: no response headers in time")
+// The causes of an attempt's end when its time is up.
+var (
+	errHeaderTimeout = errors.New("sturdy: no response headers in time")
+	errIdleTimeout   = errors.New("sturdy: no byte of the response's body in time")
+)
 
 // cause says how much time there was, and keeps what the base made of its end.
 func (t *Timeout) cause(err error) error {

@@ -326,7 +326,7 @@ func TestOfAThousandCallsToAServerThatResetsEveryThirdConnectionNoneIsLostOrSent
 	s.url, s.base = ts.URL, &http.Transport{MaxConnsPerHost: 200, MaxIdleConnsPerHost: 2} // so that there are always new ones
 	client := s.client(&sturdy.Transport{
 		Retry:   sturdy.Retry{Attempts: 50, Budget: &sturdy.Budget{Size: -1}},
-		Breaker: sturdy.Breaker{Failures: -1},
+		Breaker: sturdy.Breaker{Failures: -1, Ratio: -1},
 	})
 	kinds := []struct {
 		method, key string

@@ -269,7 +269,7 @@ func TestOfManyConcurrentCallsNoneIsLost(t *testing.T) {
 		// With so many failures on purpose the circuit would open, and the budget be spent.
 		client := s.client(&sturdy.Transport{
 			Retry:   sturdy.Retry{Budget: &sturdy.Budget{Size: -1}},
-			Breaker: sturdy.Breaker{Failures: -1},
+			Breaker: sturdy.Breaker{Failures: -1, Ratio: -1},
 		})
 		call := func(id string, headers ...string) outcome {
 			// Each has a key of its own: a pause is for one of them.
