@@ -53,6 +53,7 @@ func fresh(req *http.Request) (*http.Request, error) {
 // A peeked body was read ahead of its reader, who gets every byte of it still.
 type peeked struct {
 	body   io.ReadCloser
+	enough func(ahead []byte) bool // nothing more need be read ahead; nil means never
 	closed atomic.Bool
 	done   chan struct{} // closed when nothing reads ahead any more
 
@@ -73,8 +74,14 @@ func peek(req *http.Request, body io.ReadCloser) *peeked {
 	if !ok {
 		p = &peeked{body: body}
 	}
+	p.await(req, peekTime)
+	return p
+}
+
+// await reads ahead for at most d.
+func (p *peeked) await(req *http.Request, d time.Duration) {
 	p.resume()
-	t := time.NewTimer(peekTime)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-p.done:
@@ -85,7 +92,6 @@ func peek(req *http.Request, body io.ReadCloser) *peeked {
 	p.mu.Lock()
 	p.stop = true
 	p.mu.Unlock()
-	return p
 }
 
 // resume reads ahead, unless somebody does, or all was read that may be.
@@ -127,7 +133,7 @@ func (p *peeked) readAhead(done chan<- struct{}) {
 		}
 		p.ahead = append(p.ahead, got...)
 		p.err = err
-		stop := p.stop || err != nil || len(p.ahead) >= peekBytes
+		stop := p.stop || err != nil || len(p.ahead) >= peekBytes || p.enough != nil && p.enough(p.ahead)
 		p.mu.Unlock()
 		if stop {
 			return
@@ -140,6 +146,17 @@ func (p *peeked) bytes() (ahead []byte, whole bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ahead, p.err == io.EOF //nolint:errorlint // a Reader returns io.EOF itself
+}
+
+// failure returns the error that ended the body before its time, if that was
+// seen.
+func (p *peeked) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
+		return nil
+	}
+	return p.err
 }
 
 // late reports whether more may come than was read ahead in time.

@@ -59,7 +59,7 @@ const maxOpenHint = time.Minute // the longest open period that a server may ask
 
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
-	return b.answer(req)(through(req, baseOf(b.Base), nil, b, nil))
+	return b.answer(req)(gated(req, baseOf(b.Base), nil, b, nil))
 }
 
 // CloseIdleConnections closes those of Base.

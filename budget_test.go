@@ -256,7 +256,7 @@ func TestSeveralTransportsMayShareABudget(t *testing.T) {
 			a.Base, b.Base = base, base
 			for _, rt := range []*Transport{a, b} {
 				rt.Retry.MinDelay, rt.Retry.Attempts = -1, 30
-				rt.Breaker.Failures = -1
+				rt.Breaker.Failures, rt.Breaker.Ratio = -1, -1
 				resp, err := rt.RoundTrip(get(t))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())

@@ -76,8 +76,9 @@ func ClassOf(err error) Class {
 // once however many layers ask.
 type verdict struct {
 	context.Context
-	resp *http.Response
-	err  *Error
+	resp    *http.Response
+	err     *Error   // nil for a success
+	opening *opening // of a body under a 200 that nobody has asked about yet; or nil
 
 	forbidden bool // X-Should-Retry is not the server's word, but Retry's to an SDK
 }
@@ -91,14 +92,14 @@ func (v *verdict) Value(key any) any {
 	return v.Context.Value(key)
 }
 
-// judge is Classify for the layers, which know the request. A success costs one
-// comparison.
+// judge is Classify for the layers, which know the request. A success costs two
+// comparisons.
 func judge(req *http.Request, resp *http.Response, err error) *Error {
 	if err != nil {
 		return judgeError(req, err)
 	}
 	if resp.StatusCode < 400 {
-		return nil
+		return judgeOpening(req, resp)
 	}
 	if v := verdictOf(resp); v != nil {
 		return v.err
@@ -122,7 +123,7 @@ func judgeAnew(req *http.Request, resp *http.Response) *Error {
 // between two layers may have made another answer of it.
 func verdictOf(resp *http.Response) *verdict {
 	v := verdictIn(resp)
-	if v == nil || v.resp != resp || v.err.StatusCode != resp.StatusCode {
+	if v == nil || v.resp != resp || v.err == nil || v.err.StatusCode != resp.StatusCode {
 		return nil
 	}
 	return v
@@ -136,6 +137,23 @@ func verdictIn(resp *http.Response) *verdict {
 	}
 	v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
 	return v
+}
+
+// judgeOpening judges an answer that is a success by its status. Only if Stream
+// is below, there is more to ask: it marks the answers to look into.
+func judgeOpening(req *http.Request, resp *http.Response) *Error {
+	if resp.Request == nil {
+		return nil
+	}
+	v, _ := resp.Request.Context().(*verdict)
+	if v == nil || v.resp != resp {
+		return nil
+	}
+	if o := v.opening; o != nil {
+		v.opening = nil
+		v.err = o.judge(req, resp)
+	}
+	return v.err
 }
 
 func judgeAnswer(req *http.Request, resp *http.Response) *Error {
@@ -187,6 +205,9 @@ func (x *exchange) says(body said) *Error {
 		header:     x.header,
 	}
 	e.again = ev.again(e.Class)
+	if x.status < 400 && e.again == againByClass && e.Retryable() {
+		e.again = againYes // it is the server that says so, as it does with a status
+	}
 	e.RetryAfter = ev.retryAfter(e.Class, now)
 	return e
 }

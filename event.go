@@ -21,6 +21,7 @@ const (
 	EventWait     EventKind = "wait"      // RateLimit, Breaker: a request had to wait, and now leaves
 	EventRefuse   EventKind = "refuse"    // RateLimit, Breaker: a request was not sent
 	EventTimeout  EventKind = "timeout"   // Timeout: an attempt, or a body that stalled, was given up
+	EventBroken   EventKind = "broken"    // Stream: a stream failed after its headers
 	EventOpen     EventKind = "open"      // Breaker: the circuit of this Key opened, for Wait at least
 	EventHalfOpen EventKind = "half_open" // Breaker: one request is let through to see
 	EventClose    EventKind = "close"     // Breaker: the circuit closed
@@ -48,7 +49,7 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 	return func(ctx context.Context, ev Event) {
 		level := slog.LevelInfo
 		switch ev.Kind {
-		case EventGiveUp, EventBudget, EventOpen, EventRefuse:
+		case EventGiveUp, EventBudget, EventOpen, EventRefuse, EventBroken:
 			level = slog.LevelWarn
 		case EventWait:
 			level = slog.LevelDebug

@@ -44,6 +44,37 @@ func (v value) members() iter.Seq2[[]byte, value] {
 	}
 }
 
+// member is the first of an object that has this name; nil if none has, or if v
+// is no object.
+func member(v value, name string) value {
+	if v.isObject() {
+		for n, m := range v.members() {
+			if string(n) == name {
+				return m
+			}
+		}
+	}
+	return nil
+}
+
+// hasValue reports whether anything in v has a member of this name that says
+// something: neither null nor an empty string, nor null as a string.
+func hasValue(v value, name string) bool {
+	key := []byte(`"` + name + `"`)
+	for {
+		_, after, ok := bytes.Cut(v, key)
+		if !ok {
+			return false
+		}
+		v = bytes.TrimLeft(after, ": \t\r\n")
+		switch string(v[:v.end()]) {
+		case "", "null", `""`, `"null"`:
+		default:
+			return true
+		}
+	}
+}
+
 // elements are those of a list.
 func (v value) elements() iter.Seq[value] {
 	return func(yield func(value) bool) {

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// through is how RateLimit and Breaker let a request pass, each alone or, in a
+// gated is how RateLimit and Breaker let a request pass, each alone or, in a
 // Transport, both: l or b may be nil. They share one queue, so that whoever
 // leaves it may leave for both of them, and nobody pays a token for what the
 // circuit refuses.
-func through(req *http.Request, next http.RoundTripper, l *RateLimit, b *Breaker, watch func(context.Context, Event)) (*http.Response, error) {
+func gated(req *http.Request, next http.RoundTripper, l *RateLimit, b *Breaker, watch func(context.Context, Event)) (*http.Response, error) {
 	p := passage{req: req, limit: l, breaker: b, transport: watch}
 	defer p.close()
 	if err := p.open(); err != nil {

@@ -53,7 +53,7 @@ type Limiter interface {
 
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
-	return through(req, baseOf(l.Base), l, nil, nil)
+	return gated(req, baseOf(l.Base), l, nil, nil)
 }
 
 // CloseIdleConnections closes those of Base.

@@ -63,7 +63,7 @@ type (
 )
 
 func (t *belowRetry) RoundTrip(req *http.Request) (*http.Response, error) {
-	return through(req, (*belowGate)(t), &t.RateLimit, &t.Breaker, t.Observe)
+	return gated(req, (*belowGate)(t), &t.RateLimit, &t.Breaker, t.Observe)
 }
 
 func (t *belowGate) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -136,17 +136,16 @@ func unpacked(h http.Header, body []byte) []byte {
 
 // readBody reads the body of an error of any server, or as much as there is.
 func readBody(body []byte) said {
-	var s said
-	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\ufeff")))
-	body = firstEvent(body)
-	if len(body) == 0 {
-		return s
+	return readData(firstEvent(bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\ufeff")))))
+}
+
+// readData reads the body of an error, or the data of an event that is one.
+func readData(data value) (s said) {
+	if data.isObject() || data.isList() {
+		s.read(data, maxDepth)
+	} else {
+		s.message = plainText(data)
 	}
-	if body[0] != '{' && body[0] != '[' {
-		s.message = plainText(body)
-		return s
-	}
-	s.read(body, maxDepth)
 	return s
 }
 
