@@ -183,7 +183,7 @@ type visit struct {
 	exchange
 	s *Server
 
-	came   bool        // it was counted
+	number int         // of the request, from 1; zero if it was not counted
 	down   bool        // an outage answers it
 	over   bool        // it is not within the limits
 	header http.Header // of the answer, besides that of its step
@@ -207,7 +207,7 @@ func (v *visit) arrive() {
 	s.stats.InFlight++
 	s.stats.MaxInFlight = max(s.stats.MaxInFlight, s.stats.InFlight)
 	s.stats.count(now, func(c *Counts) { c.Arrived++ })
-	v.came = true
+	v.number = s.stats.Arrived
 	for i := range s.Outages {
 		if o := &s.Outages[i]; o.hits(now, s.random) {
 			v.down = true
@@ -248,7 +248,7 @@ func (v *visit) charge(key string, c *call) (no *refusal, delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	c.number, c.time = s.stats.Arrived, s.stats.Start.Add(now)
+	c.number, c.time = v.number, s.stats.Start.Add(now)
 	gauges := s.gauges(key)
 	no = charge(gauges, c, now)
 
@@ -272,7 +272,7 @@ func (v *visit) leave(resp *http.Response) {
 		v.closeBody()
 		defer v.finish()
 	}
-	if !v.came {
+	if v.number == 0 {
 		return
 	}
 	s := v.s
@@ -297,7 +297,7 @@ func (v *visit) leave(resp *http.Response) {
 
 // finishes is called once, when nobody wants more of the answer.
 func (v *visit) finishes() {
-	if v.came {
+	if v.number > 0 {
 		v.s.mu.Lock()
 		defer v.s.mu.Unlock()
 		v.s.stats.InFlight--

@@ -155,7 +155,7 @@ func (g *gauge) wait(n int, now time.Duration) time.Duration {
 	case n > g.size():
 		return never
 	case !g.Window:
-		// When they are there, to the nanosecond before: a clock has no finer time.
+		// Rounded down: a clock has no parts of a nanosecond.
 		due := max(g.full, float64(now)) + float64(n-g.size())*g.interval()
 		return max(time.Duration(due)-now, 0)
 	case g.used+n > g.size():
@@ -170,8 +170,10 @@ func (g *gauge) charge(n int, now time.Duration) {
 		g.used = min(g.used+n, g.size())
 		return
 	}
-	empty := float64(now) + float64(g.size())*g.interval()
-	g.full = min(max(g.full, float64(now))+float64(n)*g.interval(), empty)
+	if g.wait(n, now) > 0 { // then none is left
+		g.full, n = float64(now), g.size()
+	}
+	g.full = max(g.full, float64(now)) + float64(n)*g.interval()
 }
 
 // left returns how many whole units are there.

@@ -254,6 +254,22 @@ func TestTheSameSeedGivesTheSameRun(t *testing.T) {
 	assert.NotEqual(t, trace, other)
 }
 
+func TestEachAnswerHasItsID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sturdytest.Server{Headers: sturdytest.OpenAI, Latency: sturdytest.Latency{Median: time.Second}}
+		var ids sync.Map
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				resp, _ := post(t, s, "hello")
+				_, twice := ids.LoadOrStore(resp.Header.Get("x-request-id"), true)
+				assert.False(t, twice)
+			})
+		}
+		wg.Wait()
+	})
+}
+
 func TestStatsCountBySecondWhatCameAndWhatWasAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sturdytest.Server{
