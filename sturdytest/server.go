@@ -55,10 +55,18 @@ type Server struct {
 	// Nil means that all requests share them.
 	Key func(*http.Request) string
 
-	Outages  []Outage // a request is answered by the first that hits it; nil means that there are none
-	Latency  Latency  // of the answers to what is within the limits; zero means none
-	Refusal  Latency  // of the answers to what is not; zero means none
-	Capacity int      // if n requests are in flight, and n is more than Capacity, Latency is n/Capacity times as long; zero means never
+	Outages []Outage // a request is answered by the first that hits it; nil means that there are none
+	Latency Latency  // of the answers to what is within the limits; zero means none
+
+	// Refusal is the latency of the answers to what is not within the limits.
+	// Zero means none: for a client that asks again at once, no time passes in
+	// a bubble then.
+	Refusal Latency
+
+	// Capacity is how many requests the server answers in its usual time. If n
+	// are in flight, and n is more, Latency is n/Capacity times as long. Zero
+	// means any number.
+	Capacity int
 
 	// Chat is the answer to what is within the limits: as a stream of events
 	// if the request's body is JSON and says "stream": true.

@@ -17,7 +17,7 @@ import (
 //	{Rate: 10, Window: true, Hidden: true}                       beside it: no more than 10 in a second
 //	{Rate: 50, To: time.Minute}, {Rate: 25, From: time.Minute}   after a minute, half of what it was
 //
-// A limit is a bucket that is full at first and refilled all the time, or, if
+// A limit is a bucket that is full at From and refilled all the time, or, if
 // Window is set, a count that starts anew in each window.
 type Limit struct {
 	Rate  float64       // units in a time of Per; must be positive

@@ -20,7 +20,8 @@ import (
 // in its stead; its methods return a copy that differs in how the answer comes.
 // The zero value is an empty 200.
 //
-// A body that comes to a plain end has its length declared, any other has not.
+// A body that comes at once and to a plain end has its length declared, any
+// other has not.
 // A Content-Length in Header is sent as it stands: where it is too large, the
 // body ends with [io.ErrUnexpectedEOF], and where it is too small, early.
 type Step struct {
