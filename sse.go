@@ -67,6 +67,9 @@ type event struct {
 // many they are, and the event. If none ends in p, all of p is taken, and the
 // event's data is nil.
 func (s *events) next(p []byte) (n int, ev event) {
+	if n, ev = s.plain(p); n > 0 {
+		return n, ev
+	}
 	for n < len(p) {
 		end, ended := s.end(p[n:])
 		part := p[n : n+end]
@@ -86,6 +89,21 @@ func (s *events) next(p []byte) (n int, ev event) {
 		}
 	}
 	return n, ev
+}
+
+// plain takes the event that p begins with, if it is of the form that nearly all
+// have: one line of data. It takes none if there is more to it.
+func (s *events) plain(p []byte) (n int, ev event) {
+	const field = "data: "
+	if s.format != formatSSE || len(s.held) > 0 || !bytes.HasPrefix(p, []byte(field)) {
+		return 0, ev
+	}
+	lf := bytes.IndexByte(p, '\n')
+	if lf <= len(field) || lf+1 >= min(len(p), maxEvent) || p[lf+1] != '\n' || bytes.IndexByte(p[:lf], '\r') >= 0 {
+		return 0, ev
+	}
+	s.begun = true
+	return lf + 2, event{data: p[len(field):lf]}
 }
 
 // rest returns the event that the end of the body has ended. Its data is nil if

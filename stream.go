@@ -161,6 +161,7 @@ type streamBody struct {
 	seen    int      // how many events were asked for it
 	begun   bool     // there was content
 	whole   bool     // there was the last event
+	same    []byte   // what events begin with that do not speak of an error
 	err     error    // what the body ended with
 }
 
@@ -170,7 +171,7 @@ func (b *streamBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	if n = b.pass(p[:n]); b.err != nil {
-		return n, nil
+		return n, nil //nolint:nilerr // the next Read returns it
 	}
 	if err != nil {
 		b.err = b.end(err)
@@ -199,7 +200,7 @@ func (b *streamBody) see(ev event) error {
 	if ev.data == nil {
 		return nil
 	}
-	if isError(ev) {
+	if b.mayBeError(ev) && isError(ev) {
 		return b.failed(b.says(readData(ev.data)))
 	}
 	if b.dialect == nil && b.seen < dialectEvents {
@@ -211,6 +212,25 @@ func (b *streamBody) see(ev event) error {
 	}
 	b.begun = b.begun || !isPreamble(ev)
 	return nil
+}
+
+// mayBeError reports whether an event speaks of an error, as few do. Those of a
+// stream begin alike, so that little of one is new.
+func (b *streamBody) mayBeError(ev event) bool {
+	if ev.name != nil {
+		return true
+	}
+	if !bytes.HasPrefix(ev.data, b.same) {
+		b.same = commonPrefix(ev.data, b.same)
+	}
+	word := []byte(`"error"`)
+	if bytes.Contains(ev.data[max(len(b.same)-len(word), 0):], word) {
+		return true
+	}
+	if b.same == nil {
+		b.same = bytes.Clone(ev.data[:min(len(ev.data), 512)])
+	}
+	return false
 }
 
 // end returns what the stream ends with, if its body ends with err.
@@ -334,6 +354,14 @@ func isPreamble(ev event) bool {
 		}
 	}
 	return true
+}
+
+func commonPrefix(a, b []byte) []byte {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return b[:n]
 }
 
 // kind is what an event is called: by its field, or in its data.

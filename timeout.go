@@ -108,8 +108,8 @@ func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.C
 		resp.Body = onEnd(resp.Body, func(error) { cancel(nil) })
 		return
 	}
-	b := &idleBody{ReadCloser: resp.Body, limit: t.Idle, cancel: cancel}
 	x := exchangeOf(req, resp)
+	b := &idleBody{ReadCloser: resp.Body, limit: t.Idle, cancel: cancel, began: time.Now().Add(-1)}
 	b.failure = func() error {
 		if end := gone(req); end != nil {
 			return end
@@ -118,6 +118,8 @@ func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.C
 		w.see(req, Event{Kind: EventTimeout, Attempt: e.Attempts, Wait: t.Idle, Err: e})
 		return e
 	}
+	b.timer = time.AfterFunc(b.limit, b.look)
+	b.runs.Store(true)
 	resp.Body = onEnd(b, func(error) {
 		b.end()
 		cancel(nil)
@@ -134,22 +136,29 @@ type idleBody struct {
 	failure func() error            // what a read that was ended returns
 	err     error                   // what it returned
 	close   sync.Once
-
-	mu      sync.Mutex
-	timer   *time.Timer // nil before the first read
-	runs    bool        // the timer will fire
-	since   time.Time   // when the read under way began; zero if there is none
-	stalled bool        // one was ended
-	ended   bool        // there will be no other
+	timer   *time.Timer
+	runs    atomic.Bool  // the timer is to fire
+	ended   atomic.Bool  // it is not needed any more
+	began   time.Time    // before the first read
+	since   atomic.Int64 // when the read under way began, in ns after began; or one of these
 }
 
+const (
+	noRead  = 0
+	stalled = -1 // a read was ended
+)
+
 func (b *idleBody) Read(p []byte) (n int, err error) {
-	if !b.start() {
+	now := int64(time.Since(b.began))
+	if !b.since.CompareAndSwap(noRead, now) {
 		return 0, b.err
+	}
+	if !b.runs.Load() {
+		b.set(b.limit)
 	}
 	defer func() {
 		// What came as the clock struck is not taken back.
-		if b.stop() && err != io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
+		if !b.since.CompareAndSwap(now, noRead) && err != io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
 			b.err = b.failure()
 			err = b.err
 		}
@@ -157,51 +166,31 @@ func (b *idleBody) Read(p []byte) (n int, err error) {
 	return b.ReadCloser.Read(p)
 }
 
-// start begins a read, unless one was ended before.
-func (b *idleBody) start() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.stalled {
-		return false
+// set sets the timer, unless somebody else has.
+func (b *idleBody) set(d time.Duration) {
+	if b.runs.CompareAndSwap(false, true) {
+		b.timer.Reset(d)
+		if b.ended.Load() {
+			b.timer.Stop()
+		}
 	}
-	b.since = time.Now()
-	switch {
-	case b.runs || b.ended:
-		return true
-	case b.timer == nil:
-		b.timer = time.AfterFunc(b.limit, b.look)
-	default:
-		b.timer.Reset(b.limit)
-	}
-	b.runs = true
-	return true
-}
-
-// stop ends a read, and reports whether that had been done.
-func (b *idleBody) stop() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.since = time.Time{}
-	return b.stalled
 }
 
 // look is what the timer does.
 func (b *idleBody) look() {
-	b.mu.Lock()
-	b.runs = false
-	if b.since.IsZero() || b.ended {
-		b.mu.Unlock()
+	b.runs.Store(false) // a read that begins now sets it, or else is seen here
+	since := b.since.Load()
+	if since <= noRead {
 		return
 	}
-	if left := b.limit - time.Since(b.since); left > 0 {
-		b.runs = true
-		b.timer.Reset(left)
-		b.mu.Unlock()
+	if left := b.limit - (time.Since(b.began) - time.Duration(since)); left > 0 {
+		b.set(left)
 		return
 	}
-	b.stalled = true
-	b.mu.Unlock()
-
+	if !b.since.CompareAndSwap(since, stalled) {
+		b.set(b.limit) // another read has begun just now, or none
+		return
+	}
 	b.cancel(errIdleTimeout)
 	// A body that does not heed the context heeds this. One that panics is no
 	// worse than one that stalls.
@@ -211,12 +200,8 @@ func (b *idleBody) look() {
 
 // end lets go of the timer.
 func (b *idleBody) end() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ended = true
-	if b.timer != nil {
-		b.timer.Stop()
-	}
+	b.ended.Store(true)
+	b.timer.Stop()
 }
 
 func (b *idleBody) Close() (err error) {
