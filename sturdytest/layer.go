@@ -61,7 +61,7 @@ type rule struct {
 	text  string                // the rule itself
 	judge func(*check, *played) // is asked after each scene, in its bubble
 	alone func(*check)          // has a bubble of testing/synctest for itself
-	wired func(*check)          // works on sockets, in real time
+	wired func(*check, wire)    // works on sockets, in real time
 }
 
 // A contract is all rules, and a layer that has to keep them.
@@ -81,7 +81,13 @@ func (c *contract) breaches(t *testing.T, r rule) []string {
 	case r.alone != nil:
 		return c.run(t, true, r.alone)
 	}
-	return c.run(t, false, r.wired)
+	var broken []string
+	for _, w := range wires {
+		for _, b := range c.run(t, false, func(k *check) { r.wired(k, w) }) {
+			broken = append(broken, w.name+": "+b)
+		}
+	}
+	return broken
 }
 
 // run runs f, and returns what it tells of. What a layer may do to its goroutine

@@ -1,11 +1,8 @@
 package sturdytest
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +25,37 @@ var rules = []rule{
 	{name: "responses-closed", text: "the body of every response must be closed: by the layer, if the caller does not get it", judge: responsesClosed},
 	{name: "panic-passed-on", text: "a panic and a runtime.Goexit of the base must go on upward", judge: panicPassedOn},
 	{name: "idle-connections-left-alone", text: "a layer must not close idle connections, which others use too, unless told to", judge: idleConnectionsLeft},
+
+	{name: "status-is-no-error", text: "an answer is never an error, whatever its status: the last one that came must be returned as it is", alone: statusIsNoError},
+	{name: "redirect-not-followed", text: "a redirect is the client's to follow", alone: redirectNotFollowed},
+	{name: "cookies-untouched", text: "cookies are the client's", alone: cookiesUntouched},
+	{name: "response-intact", text: "the response must be the base's, its body byte for byte to the same end", alone: responseIntact},
+	{name: "response-streams", text: "what the base has of the response's body must reach the caller without waiting for more, for as long as it flows", alone: responseStreams},
+	{name: "request-streams", text: "what the caller has of the request's body must reach the base without waiting for more", alone: requestStreams},
+	{name: "early-answer", text: "the request's body is the base's until it closes it, also after an answer", alone: earlyAnswer},
+	{name: "writer-of-101", text: "the body of a 101 must remain an io.Writer", alone: writerOf101},
+	{name: "cancellation", text: "RoundTrip must return when the request's context ends, with its cause, or when Request.Cancel does", alone: cancellation},
+	{name: "cancelled-before", text: "a request whose context has ended must fail with its cause", alone: cancelledBefore},
+	{name: "cancelled-body", text: "a response's body must end with the request's context, by an error that is its cause", alone: cancelledBody},
+	{name: "close-ends-read", text: "closing a response's body must end a read of it that is under way", alone: closeEndsRead},
+	{name: "hostile-base", text: "whatever the base returns, RoundTrip must not panic, and an error must remain one", alone: hostileBase},
+	{name: "usable-after-failures", text: "whatever became of some requests, others must get through later", alone: usableAfter},
+	{name: "concurrent-use", text: "RoundTrip must be safe for concurrent use", alone: concurrentUse},
+	{name: "no-goroutine-left", text: "no goroutine may outlive its request", alone: noGoroutineLeft},
+	{name: "idle-connections-closed", text: "CloseIdleConnections must be passed on to the base, if that has it", alone: idleConnectionsClosed},
+
+	{name: "transparent", text: "server and caller must see what they see without the layer, but for headers that it adds", wired: transparent},
+	{name: "request-trailers", text: "trailers that the caller sets while the body is read must be sent", wired: requestTrailers},
+	{name: "response-trailers", text: "trailers must be in the response when its body has been read", wired: responseTrailers},
+	{name: "informational-responses", text: "the caller must be told of 1xx responses", wired: informational},
+	{name: "trace-hooks", text: "the hooks of net/http/httptrace must be called as without the layer", wired: traceHooks},
+	{name: "expect-continue", text: "with Expect: 100-continue the body must not be read before the server wants it", wired: expectContinue},
+	{name: "full-duplex", text: "request and response must flow at the same time", wired: fullDuplex},
+	{name: "upgrade", text: "a connection that was upgraded must be the caller's", wired: upgrade},
+	{name: "early-answer-on-wire", text: "an answer must not wait for a request's body that does not end, and that must be closed", wired: earlyAnswerOnWire},
+	{name: "end-reaches-server", text: "the server must hear of a request or a response that is given up", wired: endReachesServer},
+	{name: "connection-reused", text: "a connection must be used again after whatever answer", wired: connectionReused},
+	{name: "large-bodies", text: "large bodies must come through side by side", wired: largeBodies},
 }
 
 // returns is the rule that scenes break which cannot be played to their end.
@@ -192,9 +220,3 @@ func idleConnectionsLeft(c *check, p *played) {
 		c.errorf("%s: it closes them", p.name)
 	}
 }
-
-var (
-	_ = context.Canceled
-	_ = fmt.Sprint
-	_ = http.MethodGet
-)

@@ -134,7 +134,7 @@ var kinds = []struct {
 }
 
 const (
-	origin  = "https://api.example.com"
+	apiHost = "https://api.example.com"
 	payload = "the whole body of the request"
 )
 
@@ -163,7 +163,7 @@ func newRequest(method, body string) *tracked {
 // newUpload returns a request whose body can be had only once.
 func newUpload(method, body string) *tracked {
 	ctx := context.WithValue(context.Background(), contextKey{}, "a value")
-	req, err := http.NewRequestWithContext(ctx, method, origin+"/v1/things?b=2&a=1#part", nil)
+	req, err := http.NewRequestWithContext(ctx, method, apiHost+"/v1/things?b=2&a=1#part", nil)
 	if err != nil {
 		panic(err)
 	}
