@@ -23,6 +23,7 @@ var rules = []rule{
 	{name: "response-or-error", text: "RoundTrip must return either a response or an error", judge: responseOrError},
 	{name: "error-kept", text: "an error must keep that of the base, for errors.Is and errors.As", judge: errorKept},
 	{name: "responses-closed", text: "the body of every response must be closed: by the layer, if the caller does not get it", judge: responsesClosed},
+	{name: "short-answers-drained", text: "a short answer that is given up must be read to its end, or HTTP/1.1 loses the connection", judge: shortAnswersDrained},
 	{name: "panic-passed-on", text: "a panic and a runtime.Goexit of the base must go on upward", judge: panicPassedOn},
 	{name: "idle-connections-left-alone", text: "a layer must not close idle connections, which others use too, unless told to", judge: idleConnectionsLeft},
 
@@ -191,6 +192,18 @@ func responsesClosed(c *check, p *played) {
 	}
 	if r := requests[len(requests)-1].Response; r != nil && r.LateReads > 0 {
 		c.errorf("%s: its body was closed before the caller could read it", p.name)
+	}
+}
+
+func shortAnswersDrained(c *check, p *played) {
+	if p.thrown != nil || p.exited || p.resp != nil && p.scene.read != nil || ended(p.req.Request) != nil {
+		return // there are worse things than a lost connection
+	}
+	for i, r := range p.base.Requests() {
+		s := p.scene.steps[min(i, len(p.scene.steps)-1)]
+		if r.Response != nil && !r.Response.Ended && len(s.Body) < 1024 && s.trickle == 0 {
+			c.errorf("%s: answer %d, of %d bytes, was closed after %d", p.name, i+1, len(s.Body), r.Response.BytesRead)
+		}
 	}
 }
 

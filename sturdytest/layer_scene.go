@@ -33,6 +33,9 @@ type baseError struct{ text string }
 
 func (e *baseError) Error() string { return e.text }
 
+// long is more than a layer should keep, or read to its end for nobody.
+var long = strings.Repeat("0123456789\r\n\x00\xff", 1<<14)
+
 // scenes are all ways through a layer: the rules about what holds on every path
 // look at each of them.
 var scenes = []scene{
@@ -41,16 +44,16 @@ var scenes = []scene{
 	{name: "an early answer", steps: []Step{OK("{}").Early().Forever()}},
 	{name: "an answer that trickles", steps: []Step{OK("0123456789").Trickle(time.Second).Forever()}},
 	{name: "an answer that is cut short", steps: []Step{OK("0123456789").ThenCut().Forever()}},
-	{name: "an answer that is closed unread", steps: []Step{OK("{}").Endless().Forever()}, read: closeUnread},
-	{name: "an answer that is closed early", steps: []Step{OK("{}").Endless().Forever()}, read: closeEarly},
+	{name: "an answer that is closed unread", steps: []Step{OK(long).Forever()}, read: closeUnread},
+	{name: "an answer that is closed early", steps: []Step{OK(long).Forever()}, read: closeEarly},
 	{name: "a refused request", steps: []Step{Status(400).Forever()}},
 	{name: "an error", steps: []Step{{Err: errBase}, OK("{}").Forever()}},
 	{name: "nothing but errors", steps: []Step{Step{Err: errBase}.Forever()}},
 	{name: "a refused connection, then an answer", steps: []Step{ConnRefused(), OK("{}").Forever()}},
 	{name: "a reset connection, then an answer", steps: []Step{ConnReset(), OK("{}").Forever()}},
 	{name: "a 503, then an answer", steps: []Step{Status(503), OK("{}").Forever()}},
-	{name: "a 503 with a long body, then an answer", steps: []Step{{Status: 503, Body: strings.Repeat("down ", 1<<16)}, OK("{}").Forever()}},
-	{name: "a 503 that dribbles, then an answer", steps: []Step{Step{Status: 503, Body: strings.Repeat("down", 1000)}.Trickle(time.Second), OK("{}").Forever()}, read: closeEarly},
+	{name: "a 503 with a long body, then an answer", steps: []Step{{Status: 503, Body: long}, OK("{}").Forever()}},
+	{name: "a 503 that dribbles, then an answer", steps: []Step{Step{Status: 503, Body: long[:4000]}.Trickle(time.Second), OK("{}").Forever()}, read: closeEarly},
 	{name: "a 503 that is cut short, then an answer", steps: []Step{Status(503).ThenCut(), OK("{}").Forever()}},
 	{name: "an early 503, then an answer", steps: []Step{Status(503).Early(), OK("{}").Forever()}},
 	{name: "a 503, then an error", steps: []Step{Status(503), Step{Err: errBase}.Forever()}},
