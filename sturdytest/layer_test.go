@@ -43,15 +43,16 @@ func TestARetryThatDoesNothingWrongKeepsEveryRule(t *testing.T) {
 	TestLayer(t, resend{}.over)
 }
 
-// Request bodies, contexts and bases pass through http.Transport to the base
-// that is registered for their scheme.
+// A Transport is a layer too, on top of the base that is registered for a scheme.
+// Only its idle connections are its own.
 func TestHTTPTransportKeepsEveryRule(t *testing.T) {
 	t.Parallel()
 	TestLayer(t, func(base http.RoundTripper) http.RoundTripper {
 		if tr, ok := base.(*http.Transport); ok {
 			return tr.Clone()
 		}
-		tr := new(http.Transport)
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetHTTP1(true)
 		tr.RegisterProtocol("https", base)
 		return tr
 	}, "idle-connections-closed")
