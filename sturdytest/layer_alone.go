@@ -481,7 +481,7 @@ func hostileBase(c *check) {
 			name string
 			base roundTripper
 		}{
-			{"neither response nor error", func(*http.Request) (*http.Response, error) { return nil, nil }},
+			{"neither response nor error", func(*http.Request) (*http.Response, error) { return nil, nil }}, //nolint:nilnil // that is hostile
 			{"response and error", func(req *http.Request) (*http.Response, error) {
 				return respond(req, status, text("body")), errBase
 			}},

@@ -267,7 +267,7 @@ var mutants = []mutantOf{
 	})},
 	{"it returns neither", "response-or-error", after(func(_ *http.Request, resp *http.Response) (*http.Response, error) {
 		if resp.StatusCode == http.StatusNoContent {
-			return nil, nil //nolint:nilnil // the fault
+			return nil, nil
 		}
 		return resp, nil
 	})},
@@ -280,7 +280,7 @@ var mutants = []mutantOf{
 	{"it keeps the text of an error only", "error-kept", mutate(func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := base.RoundTrip(req)
 		if err != nil && req.Context().Err() == nil {
-			err = fmt.Errorf("giving up: %v", err) //nolint:errorlint // the fault
+			err = fmt.Errorf("giving up: %v", err)
 		}
 		return resp, err
 	})},
@@ -354,7 +354,7 @@ var mutants = []mutantOf{
 		return resp, nil
 	})},
 	{"it is an http.Client, which follows redirects", "redirect-not-followed", mutate(func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
-		return (&http.Client{Transport: base}).Do(req) //nolint:gosec // its URL is the tests'
+		return (&http.Client{Transport: base}).Do(req)
 	})},
 	{"it keeps cookies", "cookies-untouched", func(base http.RoundTripper) http.RoundTripper {
 		jar, _ := cookiejar.New(nil)
@@ -394,7 +394,7 @@ var mutants = []mutantOf{
 	{"it reads a response to its end first", "response-streams", after(func(_ *http.Request, resp *http.Response) (*http.Response, error) {
 		b, err := io.ReadAll(resp.Body)
 		if err != nil {
-			return resp, nil //nolint:nilerr // it will read no further
+			return resp, nil
 		}
 		resp.Body = readCloser{bytes.NewReader(b), resp.Body}
 		return resp, nil
@@ -642,12 +642,12 @@ var mutants = []mutantOf{
 	})},
 	{"it keeps a stream alive that nobody wants", "end-reaches-server", inBody(func(body io.ReadCloser) io.ReadCloser {
 		return readCloser{body, closerFunc(func() error {
-			go io.Copy(io.Discard, body) //nolint:errcheck // the fault
+			go io.Copy(io.Discard, body)
 			return nil
 		})}
 	})},
 	{"it wants a connection for each request", "connection-reused", before(func(req *http.Request) { req.Close = true })},
 	{"it has room for a little", "large-bodies", inBody(func(body io.ReadCloser) io.ReadCloser {
-		return readCloser{io.LimitReader(body, 100<<10), body}
+		return readCloser{io.LimitReader(body, 99_999), body}
 	})},
 }

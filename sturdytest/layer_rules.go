@@ -69,7 +69,7 @@ func roundTripReturns(c *check, p *played) {
 }
 
 func requestUnchanged(c *check, p *played) {
-	changed := append(p.early, p.req.changes()...)
+	changed := slices.Concat(p.early, p.req.changes())
 	slices.Sort(changed)
 	for _, change := range slices.Compact(changed) {
 		c.errorf("%s: it changed %s", p.name, change)

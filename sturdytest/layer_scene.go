@@ -214,7 +214,7 @@ func (r *tracked) changes() (changed []string) {
 		if !field.IsExported() {
 			continue
 		}
-		same := true
+		var same bool
 		switch a, b := was.Field(i), is.Field(i); field.Type.Kind() {
 		case reflect.Func:
 			same = a.Pointer() == b.Pointer()
