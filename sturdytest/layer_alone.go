@@ -504,6 +504,9 @@ func hostileBase(c *check) {
 			{"an error with the last bytes", func(req *http.Request) (*http.Response, error) {
 				return respond(req, status, io.NopCloser(&oddReader{last: errBase})), nil
 			}},
+			{"a body that panics", func(req *http.Request) (*http.Response, error) {
+				return respond(req, status, io.NopCloser(readerFunc(func([]byte) (int, error) { panic(errBase) }))), nil
+			}},
 			{"a body that fails to close", func(req *http.Request) (*http.Response, error) {
 				return respond(req, status, failingCloser{strings.NewReader("body")}), nil
 			}},
@@ -512,19 +515,32 @@ func hostileBase(c *check) {
 			o := send(c.layer(reading(hostile.base)), newRequest(http.MethodPut, payload).Request)
 			is, err := hostile.base(newRequest(http.MethodPut, "").Request)
 			switch {
+			case o.thrown == errBase: // it read the body that panics
 			case o.thrown != nil || o.exited || o.took >= time.Hour:
 				c.errorf("%s: it comes to %s, after %v", name, o, o.took)
 			case err != nil && !errors.Is(o.err, err):
 				c.errorf("%s: it returns %s, without the base's error", name, o)
 			case o.resp != nil && o.resp.Body != nil && is != nil && is.Body != nil:
-				b, err := io.ReadAll(o.resp.Body)
-				o.resp.Body.Close()
-				if string(b) != "body" || err != nil && !errors.Is(err, errBase) {
+				b, err := readGuarded(o.resp.Body)
+				if !errors.Is(err, errBase) && (string(b) != "body" || err != nil) {
 					c.errorf("%s: the body reads as %q, %v", name, b, err)
 				}
 			}
 		}
 	}
+}
+
+// readGuarded reads the body, and returns the base's panic as an error.
+func readGuarded(body io.ReadCloser) (b []byte, err error) {
+	defer body.Close()
+	defer func() {
+		if v := recover(); v == errBase {
+			err = errBase
+		} else if v != nil {
+			panic(v)
+		}
+	}()
+	return io.ReadAll(body)
 }
 
 // An oddReader reads "body", in a way that io.Reader allows but few expect.

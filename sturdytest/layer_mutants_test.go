@@ -349,6 +349,13 @@ var mutants = []mutantOf{
 		last.Body.Close()
 		return first, nil
 	}}.over},
+	{"it makes an error of a body that cannot be had again", "status-is-no-error", resend{give: func(first, last *http.Response) (*http.Response, error) {
+		if first == nil {
+			last.Body.Close()
+			return nil, errors.New("the body cannot be sent again")
+		}
+		return last, nil
+	}}.over},
 	{"it returns a status of its own", "status-is-no-error", after(func(_ *http.Request, resp *http.Response) (*http.Response, error) {
 		resp.StatusCode = max(resp.StatusCode, 200)
 		return resp, nil

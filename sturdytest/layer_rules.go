@@ -108,7 +108,7 @@ func requestBodyWhole(c *check, p *played) {
 }
 
 func requestBodyReplayable(c *check, p *played) {
-	if p.req.GetBody == nil {
+	if p.req.GetBody == nil || p.req.gone {
 		return
 	}
 	for i, sent := range p.passed {

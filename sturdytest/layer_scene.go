@@ -133,6 +133,12 @@ var kinds = []struct {
 	{"POST", func() *tracked { return newRequest(http.MethodPost, payload) }},
 	{"POST without GetBody", func() *tracked { return newUpload(http.MethodPost, payload) }},
 	{"PUT", func() *tracked { return newRequest(http.MethodPut, payload) }},
+	{"PUT whose GetBody fails", func() *tracked {
+		r := newRequest(http.MethodPut, payload)
+		r.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("the body is gone") }
+		r.gone = true
+		return r
+	}},
 	{"PUT without GetBody", func() *tracked { return newUpload(http.MethodPut, payload) }},
 }
 
@@ -146,6 +152,7 @@ type tracked struct {
 	*http.Request
 	shallow *http.Request // what it was: the same pointers
 	deep    *http.Request // what it was: the same values
+	gone    bool          // the body cannot be had again, though there is a GetBody
 
 	mu     sync.Mutex
 	bodies []*sentBody // the first, and those of GetBody

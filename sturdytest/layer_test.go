@@ -2,6 +2,9 @@ package sturdytest
 
 import (
 	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +59,56 @@ func TestHTTPTransportKeepsEveryRule(t *testing.T) {
 		tr.RegisterProtocol("https", base)
 		return tr
 	}, "idle-connections-closed")
+}
+
+// brokenLayer is set in a process that runs TestLayer on layers that fail it.
+const brokenLayer = "STURDYTEST_BROKEN_LAYER"
+
+func TestForAnotherProcess(t *testing.T) {
+	if os.Getenv(brokenLayer) == "" {
+		t.Skip("it is there to fail, in another process")
+	}
+	i := slices.IndexFunc(mutants, func(m mutantOf) bool { return m.rule == "request-trailers" })
+	m := mutants[i]
+	t.Run("told", func(t *testing.T) { TestLayer(t, m.layer) })
+	t.Run("excepted", func(t *testing.T) { TestLayer(t, m.layer, m.rule) })
+	t.Run("stale", func(t *testing.T) { TestLayer(t, m.layer, m.rule, "upgrade") })
+	t.Run("unknown", func(t *testing.T) { TestLayer(t, m.layer, m.rule, "no-such-rule") })
+}
+
+func TestAFailureTellsTheRuleAndWhatHappened(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestForAnotherProcess$", "-test.v")
+	cmd.Env = append(os.Environ(), brokenLayer+"=1")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 1, exit.ExitCode(), "%s", out)
+	var failed []string
+	for _, m := range regexp.MustCompile(`--- FAIL: TestForAnotherProcess/(\S+)`).FindAllStringSubmatch(string(out), -1) {
+		failed = append(failed, m[1])
+	}
+	assert.ElementsMatch(t, []string{"told", "told/request-trailers", "stale", "stale/upgrade", "unknown"}, failed)
+	for _, want := range []string{
+		`trailers that the caller sets while the body is read must be sent\n` +
+			`\s+broken: HTTP/1.1: the server sees the body "the whole body of the request" and the trailers map`,
+		`excepted: trailers that the caller sets while the body is read must be sent\n\s+broken: HTTP/1.1: the server sees`,
+		`the exception is stale, this holds: a connection that was upgraded must be the caller's`,
+		`sturdytest: there is no rule "no-such-rule" to except`,
+	} {
+		assert.Regexp(t, want, string(out))
+	}
+}
+
+func TestThePackageCommentListsEveryRule(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(doc), "\n//     ", " ")
+	for _, r := range rules {
+		assert.Contains(t, text, "\n//   - "+r.name+": "+r.text+"\n")
+	}
+	assert.Equal(t, len(rules), strings.Count(text, "\n//   - "))
 }
 
 func TestRulesAreNamedOnceAndSayWhatTheyAre(t *testing.T) {
