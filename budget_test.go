@@ -217,6 +217,56 @@ func TestWhatSuccessesLiftABudgetAboveItsSizeFades(t *testing.T) {
 	})
 }
 
+func TestOnlyACallThatSucceedsAtOnceEarns(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		ratio float64
+		steps []func(*http.Request) (*http.Response, error)
+		left  float64 // of 1
+	}{
+		{"a success", 0, []func(*http.Request) (*http.Response, error){status(200)}, 1.5},
+		{"a redirect", 0, []func(*http.Request) (*http.Response, error){status(302)}, 1.5},
+		{"an answer for good", 0, []func(*http.Request) (*http.Response, error){status(404)}, 1},
+		{"a retry that was free", 0, []func(*http.Request) (*http.Response, error){status(429, "Retry-After", "1"), status(200)}, 1},
+		{"a retry that was paid for", 0, []func(*http.Request) (*http.Response, error){status(503), status(200)}, 1},
+		{"another ratio", 0.1, []func(*http.Request) (*http.Response, error){status(200)}, 1.1},
+		{"a negative ratio", -1, []func(*http.Request) (*http.Response, error){status(200)}, 1},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &Budget{Size: 1, Ratio: row.ratio}
+				resp, err := (&Transport{Base: script(row.steps...), Retry: Retry{Budget: b, MinDelay: -1}}).RoundTrip(get(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				assert.InDelta(t, row.left, b.left(t), 1e-9)
+			})
+		})
+	}
+}
+
+func TestABudgetForgetsNoDebt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(503))
+		r := &Retry{Base: base, MinDelay: -1}
+		call := func(url string) int {
+			before := len(base.times())
+			resp, err := r.RoundTrip(newRequest(t, http.MethodGet, url, http.NoBody))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			return len(base.times()) - before
+		}
+		for range 5 {
+			assert.Equal(t, 5, call("https://down.example.com"))
+		}
+		for i := range 2 * maxKeys {
+			e := r.own.open(newRequest(t, http.MethodGet, fmt.Sprintf("https://%d.example.com", i), http.NoBody))
+			r.own.close(e)
+		}
+		assert.Len(t, r.own.accounts.entries, maxKeys)
+		assert.Equal(t, 1, call("https://down.example.com"))
+	})
+}
+
 func TestABudgetHasAnAccountForEachKey(t *testing.T) {
 	byTenant := func(req *http.Request) string { return req.Header.Get("X-Tenant") }
 	for _, row := range []struct {
