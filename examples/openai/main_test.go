@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sturdyhttp/sturdy"
+	"github.com/sturdyhttp/sturdy/sturdytest"
+)
+
+// A wire is a server on loopback that counts the requests that reach it.
+type wire struct {
+	url      string
+	requests atomic.Int32
+}
+
+func serve(t *testing.T, reply func(*http.Request) sturdytest.Step) *wire {
+	t.Helper()
+	var w wire
+	api := &sturdytest.Server{Reply: reply}
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.requests.Add(1)
+		api.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(server.Close)
+	w.url = server.URL
+	return &w
+}
+
+// client returns the SDK over sturdy, with delays short enough for a test.
+func (w *wire) client(t *testing.T, tr *sturdy.Transport, options ...option.RequestOption) openai.Client {
+	t.Helper()
+	base := &http.Transport{}
+	t.Cleanup(base.CloseIdleConnections)
+	tr.Base = base
+	tr.Retry.MinDelay = time.Millisecond
+	return openai.NewClient(append([]option.RequestOption{
+		option.WithBaseURL(w.url + "/v1"),
+		option.WithAPIKey("sk-example"),
+		option.WithHTTPClient(&http.Client{Transport: tr}),
+		option.WithMaxRetryDelay(time.Millisecond),
+	}, options...)...)
+}
+
+var once = option.WithMaxRetries(0)
+
+func hello() openai.ChatCompletionNewParams {
+	return openai.ChatCompletionNewParams{
+		Model:    openai.ChatModelGPT5_4Mini,
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("Hello?")},
+	}
+}
+
+func TestTheProgramDoesWhatItSays(t *testing.T) {
+	w := serve(t, inTurn(
+		sturdytest.Overloaded(), sturdytest.Overloaded(), sturdytest.Chat{}.Completion(),
+		sturdytest.Chat{}.Stream(), sturdytest.QuotaExceeded(),
+	))
+	var out strings.Builder
+	require.NoError(t, talk(t.Context(), newClient(w.url), &out))
+	assert.EqualValues(t, 5, w.requests.Load())
+	for _, want := range []string{"answer: Hello!", "stream: Hello!", "error:  429 insufficient_quota", "remedy: Buy credits"} {
+		assert.Contains(t, out.String(), want)
+	}
+}
+
+func TestTwoFailuresAndAnAnswerAreOneSuccessToTheSDK(t *testing.T) {
+	w := serve(t, inTurn(sturdytest.Overloaded(), sturdytest.Overloaded(), sturdytest.Chat{Text: "fine"}.Completion()))
+	client := w.client(t, &sturdy.Transport{}, once)
+	answer, err := client.Chat.Completions.New(t.Context(), hello())
+	require.NoError(t, err)
+	assert.Equal(t, "fine", answer.Choices[0].Message.Content)
+	assert.EqualValues(t, 3, w.requests.Load())
+}
+
+func TestWithoutCreditOneRequestIsSent(t *testing.T) {
+	for name, options := range map[string][]option.RequestOption{"WithMaxRetries(0)": {once}, "the SDK's own retries": nil} {
+		t.Run(name, func(t *testing.T) {
+			w := serve(t, inTurn(sturdytest.QuotaExceeded()))
+			client := w.client(t, &sturdy.Transport{}, options...)
+			_, err := client.Chat.Completions.New(t.Context(), hello())
+			var e *openai.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, "insufficient_quota", e.Code)
+			assert.ErrorIs(t, sturdy.Check(e.Response, nil), sturdy.ErrQuotaExceeded)
+			assert.EqualValues(t, 1, w.requests.Load())
+		})
+	}
+}
+
+func TestAStreamArrivesChunkByChunk(t *testing.T) {
+	const words = "one two three four"
+	w := serve(t, func(*http.Request) sturdytest.Step {
+		return sturdytest.Chat{Text: words}.Stream().Every(50 * time.Millisecond)
+	})
+	client := w.client(t, &sturdy.Transport{Timeout: sturdy.Timeout{Header: time.Minute}}, once)
+	stream := client.Chat.Completions.NewStreaming(t.Context(), hello())
+	var text strings.Builder
+	var came []time.Time
+	for stream.Next() {
+		for _, choice := range stream.Current().Choices {
+			if choice.Delta.Content != "" {
+				text.WriteString(choice.Delta.Content)
+				came = append(came, time.Now())
+			}
+		}
+	}
+	require.NoError(t, stream.Err())
+	assert.Equal(t, words, text.String())
+	require.Len(t, came, 4)
+	assert.GreaterOrEqual(t, came[3].Sub(came[0]), 100*time.Millisecond, "not all at its end")
+	assert.EqualValues(t, 1, w.requests.Load())
+}
+
+func TestAfterTheLastAttemptTheErrorIsTheSDKs(t *testing.T) {
+	w := serve(t, inTurn(sturdytest.Overloaded()))
+	client := w.client(t, &sturdy.Transport{}, once)
+	_, err := client.Chat.Completions.New(t.Context(), hello())
+	var e *openai.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, 503, e.StatusCode)
+	assert.Equal(t, "server_is_overloaded", e.Code)
+	assert.NotEmpty(t, e.Message)
+	var known *sturdy.Error
+	require.ErrorAs(t, sturdy.Check(e.Response, nil), &known)
+	assert.Equal(t, 5, known.Attempts)
+	assert.Len(t, known.Report().Attempts, 5)
+	assert.EqualValues(t, 5, w.requests.Load())
+}
+
+func TestTheSDKsOwnRetriesAddNothingToAnAnswer(t *testing.T) {
+	for name, step := range map[string]sturdytest.Step{
+		"overloaded":           sturdytest.Overloaded(),
+		"500":                  sturdytest.Status(500),
+		"501":                  sturdytest.Status(501),
+		"conflict":             sturdytest.Status(409),
+		"timeout":              sturdytest.Status(408),
+		"no credit":            sturdytest.QuotaExceeded(),
+		"a limit of an hour":   sturdytest.RateLimited(time.Hour),
+		"a limit":              sturdytest.RateLimited(20 * time.Millisecond),
+		"what the server says": sturdytest.Status(400).With("X-Should-Retry", "true"),
+		"bad request":          sturdytest.Status(400),
+		"wrong key":            sturdytest.Status(401),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sent := func(options ...option.RequestOption) int32 {
+				w := serve(t, inTurn(step))
+				client := w.client(t, &sturdy.Transport{}, options...)
+				_, err := client.Chat.Completions.New(t.Context(), hello())
+				var e *openai.Error
+				require.ErrorAs(t, err, &e)
+				assert.Equal(t, step.Status, e.StatusCode)
+				return w.requests.Load()
+			}
+			off, on := sent(once), sent()
+			assert.Equal(t, off, on)
+		})
+	}
+}
+
+// Where no answer came there is nothing to put a header on. The SDK says which
+// of its requests are retries, and these are sent once.
+func TestACallWithoutAnAnswerIsRepeatedByBothButNotMultiplied(t *testing.T) {
+	sent := func(options ...option.RequestOption) int32 {
+		w := serve(t, inTurn(sturdytest.ConnReset()))
+		client := w.client(t, &sturdy.Transport{Retry: sturdy.Retry{ReplayUnsafe: true}}, options...)
+		_, err := client.Chat.Completions.New(t.Context(), hello())
+		require.Equal(t, sturdy.ErrConnection, sturdy.ClassOf(err))
+		return w.requests.Load()
+	}
+	assert.EqualValues(t, 5, sent(once))
+	assert.EqualValues(t, 5+2, sent(), "not 5*3")
+}
+
+func TestWithRetryReachesACallThroughTheSDK(t *testing.T) {
+	w := serve(t, inTurn(sturdytest.Overloaded()))
+	client := w.client(t, &sturdy.Transport{}) // with the SDK's own retries
+	ctx := sturdy.WithRetry(t.Context(), &sturdy.Retry{Attempts: 1})
+	_, err := client.Chat.Completions.New(ctx, hello())
+	require.Error(t, err)
+	assert.EqualValues(t, 1, w.requests.Load())
+}
+
+func TestTheCallersEndOfACallKeepsItsIdentityThroughTheSDK(t *testing.T) {
+	left := errors.New("the user left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w := serve(t, func(*http.Request) sturdytest.Step {
+		cancel(left)
+		return sturdytest.RateLimited(time.Hour)
+	})
+	client := w.client(t, &sturdy.Transport{Retry: sturdy.Retry{MaxRetryAfter: 2 * time.Hour}}, once)
+	_, err := client.Chat.Completions.New(ctx, hello())
+	require.ErrorIs(t, err, context.Canceled)
+	assert.EqualValues(t, 1, w.requests.Load())
+}
+
+func TestManyCallsAtOnceGetTheirOwnAnswers(t *testing.T) {
+	const calls = 100
+	var met sync.Map
+	w := serve(t, func(r *http.Request) sturdytest.Step {
+		var body struct{ Messages []struct{ Content string } }
+		assert.NoError(t, json.NewDecoder(r.Body).Decode(&body))
+		question := body.Messages[0].Content
+		if _, again := met.LoadOrStore(question, true); !again && strings.HasSuffix(question, "7") {
+			return sturdytest.Overloaded()
+		}
+		return sturdytest.Chat{Text: "answer to " + question}.Completion()
+	})
+	client := w.client(t, &sturdy.Transport{}, once)
+	var wg sync.WaitGroup
+	for i := range calls {
+		wg.Go(func() {
+			question := fmt.Sprint("question ", i)
+			answer, err := client.Chat.Completions.New(t.Context(), openai.ChatCompletionNewParams{
+				Model:    openai.ChatModelGPT5_4Mini,
+				Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(question)},
+			})
+			if assert.NoError(t, err) {
+				assert.Equal(t, "answer to "+question, answer.Choices[0].Message.Content)
+			}
+		})
+	}
+	wg.Wait()
+	assert.EqualValues(t, calls+calls/10, w.requests.Load())
+}
+
+func TestWhatSturdyRefusesTheSDKAsksForInVain(t *testing.T) {
+	w := serve(t, inTurn(sturdytest.Status(500)))
+	var refused atomic.Int32
+	refusals := func(_ context.Context, ev sturdy.Event) {
+		if ev.Kind == sturdy.EventRefuse {
+			refused.Add(1)
+		}
+	}
+	tr := &sturdy.Transport{Breaker: sturdy.Breaker{Failures: 1, OpenFor: time.Hour, MaxOpen: time.Hour}, Observe: refusals}
+	client := w.client(t, tr)
+	_, err := client.Chat.Completions.New(t.Context(), hello())
+	require.Error(t, err)
+	assert.EqualValues(t, 1, w.requests.Load(), "this opens the circuit")
+
+	refused.Store(0)
+	_, err = client.Chat.Completions.New(t.Context(), hello())
+	require.ErrorIs(t, err, sturdy.ErrCircuitOpen)
+	assert.EqualValues(t, 3, refused.Load())
+	_, err = client.Chat.Completions.New(t.Context(), hello(), once)
+	require.ErrorIs(t, err, sturdy.ErrCircuitOpen)
+	assert.EqualValues(t, 3+1, refused.Load())
+	assert.EqualValues(t, 1, w.requests.Load())
+}
