@@ -79,6 +79,49 @@ func ExampleRetry() {
 	// Output: 200 <nil> 3
 }
 
+// A rule of the caller's: here a 404 means that what was just made is not there
+// yet.
+func ExampleRetry_decide() {
+	rt := sturdytest.Script(sturdytest.Status(404).Times(2), sturdytest.OK(`{}`))
+	client := &http.Client{Transport: &sturdy.Retry{
+		Base:     rt,
+		MinDelay: time.Millisecond,
+		Decide: func(req *http.Request, e *sturdy.Error) sturdy.Decision {
+			if req.Method == http.MethodGet && e.Class == sturdy.ErrNotFound {
+				return sturdy.Again
+			}
+			return sturdy.Default
+		},
+	}}
+	resp, err := client.Get(models)
+	fmt.Println(resp.StatusCode, err, len(rt.Requests()))
+	// Output: 200 <nil> 3
+}
+
+func ExampleWithRetry() {
+	rt := sturdytest.Script(sturdytest.Status(503).Forever())
+	client := &http.Client{Transport: &sturdy.Transport{Base: rt}}
+	ctx := sturdy.WithRetry(context.Background(), &sturdy.Retry{Attempts: 1})
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, models, http.NoBody)
+	resp, err := client.Do(req)
+	fmt.Println(resp.StatusCode, err, len(rt.Requests()))
+	// Output: 503 <nil> 1
+}
+
+// Twenty retries for a server that never recovers, however many calls.
+func ExampleBudget() {
+	rt := sturdytest.Script(sturdytest.Status(500).Forever())
+	client := &http.Client{Transport: &sturdy.Retry{Base: rt, MinDelay: -1, Budget: &sturdy.Budget{Size: 20}}}
+	for range 100 {
+		resp, err := client.Get(models)
+		if err == nil {
+			resp.Body.Close()
+		}
+	}
+	fmt.Println(len(rt.Requests()))
+	// Output: 120
+}
+
 func ExampleRateLimit() {
 	client := &http.Client{Transport: &sturdy.RateLimit{
 		Limit:   1, // a second
