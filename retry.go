@@ -21,10 +21,10 @@ import (
 // is safe if the server cannot have acted on the last attempt, because nothing
 // of it was written, or if acting twice does no harm: the method is idempotent
 // (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
-// Idempotency-Key or X-Idempotency-Key header, which IdempotencyKey sees to. An answer of 408, 409, 429, 500,
+// Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
 // that the request may be sent again, whatever its method. A request whose body
-// cannot be had again with GetBody is sent once.
+// cannot be had again with GetBody is sent once. Decide may know better.
 //
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
@@ -32,16 +32,16 @@ import (
 // What all calls together may send again is bounded by a [Budget]: a server
 // that is down gets hardly more than the calls themselves.
 //
-// The caller sees the last answer as it came, whatever its status. If no
-// answer came, it sees the base's own error after one attempt, and an *[Error]
+// The caller sees the last answer as it came, but for one header, whatever its
+// status. If no answer came, it sees the base's own error after one attempt, and an *[Error]
 // around it after more. The end of the caller's context is never wrapped.
 //
-// Retries have one owner. Within another Retry it sends once, unless a layer
-// between them rewrites the URL: then they do not know of each other. A retry
-// of an SDK that says so (X-Stainless-Retry-Count) it sends once, too. And the
-// answer of 408, 409, 429 or from 500 that the caller sees has X-Should-Retry:
-// false in its headers, which keeps such an SDK from sending it again. With
-// Attempts of 1 it adds nothing.
+// Retries have one owner. Within another Retry it sends once; only if a layer
+// between them rewrites the URL, they do not know of each other. What an SDK
+// sends again, and says so with X-Stainless-Retry-Count, it sends once, too. And
+// a failure that an SDK would send again for its status, 408, 409, 429, or 500
+// and above, comes with X-Should-Retry: false, which many heed. With Attempts of
+// 1 it leaves that to others.
 //
 // The zero value is ready to use.
 //
