@@ -33,8 +33,9 @@ import (
 // that is down gets hardly more than the calls themselves.
 //
 // The caller sees the last answer as it came, but for one header, whatever its
-// status. If no answer came, it sees the base's own error after one attempt, and an *[Error]
-// around it after more. The end of the caller's context is never wrapped.
+// status. If no answer came, it sees the base's own error after one attempt, and
+// an *[Error] around it after more. The end of the caller's context is never
+// wrapped.
 //
 // Retries have one owner. Within another Retry it sends once; only if a layer
 // between them rewrites the URL, they do not know of each other. What an SDK
@@ -135,11 +136,11 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 // retriedAbove reports whether req is a retry of an SDK's. Those that are made
 // with Stainless, OpenAI's and Anthropic's among them, say so.
 func retriedAbove(req *http.Request) bool {
-	count := req.Header.Get("X-Stainless-Retry-Count")
-	if count == "" {
+	count := req.Header["X-Stainless-Retry-Count"]
+	if len(count) == 0 {
 		return false
 	}
-	n, err := strconv.Atoi(count)
+	n, err := strconv.Atoi(count[0])
 	return err == nil && n > 0
 }
 
