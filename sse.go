@@ -19,7 +19,7 @@ const (
 // formatOf returns the format of a successful answer's body. It is 0 if there
 // is none that can be read, such as one that is compressed.
 func formatOf(resp *http.Response) format {
-	if resp.StatusCode < 200 || 299 < resp.StatusCode || resp.Body == nil || resp.Body == http.NoBody {
+	if resp.StatusCode < 200 || 299 < resp.StatusCode {
 		return 0
 	}
 	if coding := resp.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {

@@ -200,7 +200,5 @@ func TestFormatOfAnAnswer(t *testing.T) {
 			resp.Header.Set("Content-Encoding", row.coding)
 		}
 		assert.Equal(t, row.want, formatOf(resp), name)
-		resp.Body = http.NoBody
-		assert.Zero(t, formatOf(resp), name)
 	}
 }

@@ -25,8 +25,9 @@ import (
 // one whose connection breaks. The last event is demanded of those streams that
 // are known to have one: [DONE] of a chat completion, response.completed or
 // response.incomplete of OpenAI's responses, message_stop of Anthropic, "done"
-// of Ollama, a finishReason of Gemini. Any other stream ends when it ends, and
-// a body that is compressed is not looked into.
+// of Ollama, a finishReason of Gemini. Any other stream ends when it ends, but
+// for one in which nothing came, in answer to a POST. A body that is compressed
+// is not looked into.
 //
 // Below a [Retry] an error that comes before any content is judged like that of
 // an answer, and may be retried: Retry and the other layers above wait for the
@@ -242,7 +243,7 @@ func (b *streamBody) end(err error) error {
 		if e := b.see(b.events.rest()); e != nil {
 			return e
 		}
-		if b.dialect == nil || b.whole {
+		if b.isWhole() {
 			return io.EOF
 		}
 		return b.failed(b.broke(ErrConnection, errCut))
@@ -254,6 +255,15 @@ func (b *streamBody) end(err error) error {
 	broken := b.broke(e.Class, err)
 	broken.again = e.again
 	return b.failed(broken)
+}
+
+// isWhole reports whether the stream may end here. One that is asked for with a
+// POST is the answer to it, and cannot be nothing at all.
+func (b *streamBody) isWhole() bool {
+	if b.dialect == nil {
+		return b.events.begun || b.events.format != formatSSE || b.req.Method != http.MethodPost
+	}
+	return b.whole
 }
 
 func (b *streamBody) failed(e *Error) error {

@@ -164,7 +164,6 @@ func TestAStreamThatLacksItsLastEventDoesNotEndCleanly(t *testing.T) {
 
 func TestAStreamOfUnknownEventsMayEndAtAnyTime(t *testing.T) {
 	for name, body := range map[string]string{
-		"none":             "",
 		"comments":         ": hi\n\n: ho\n\n",
 		"text":             eventsOf("hello", "tick 1"),
 		"JSON":             eventsOf(`{"n":1}`, `{"n":2}`),
@@ -180,12 +179,29 @@ func TestAStreamOfUnknownEventsMayEndAtAnyTime(t *testing.T) {
 	}
 }
 
+func TestAStreamInWhichNothingComesIsNoAnswerToAPOST(t *testing.T) {
+	for _, body := range []io.Reader{http.NoBody, strings.NewReader("")} {
+		_, err := through(t, streams(sseType, body))
+		assert.ErrorIs(t, err, ErrConnection)
+		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		_, err = through(t, streams(linesType, body))
+		assert.NoError(t, err, "a list of lines may be empty")
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			req := get(t)
+			req.Method = method
+			resp, err := (&Stream{Base: rtFunc(streams(sseType, body))}).RoundTrip(req)
+			require.NoError(t, err)
+			_, err = io.ReadAll(resp.Body)
+			assert.NoError(t, err, "a source of events may have none yet")
+		}
+	}
+}
+
 func TestWhatIsNoStreamIsPassedOnAsItIs(t *testing.T) {
 	for name, change := range map[string]func(*http.Response){
 		"compressed": func(r *http.Response) { r.Header.Set("Content-Encoding", "gzip") },
 		"text":       func(r *http.Response) { r.Header.Set("Content-Type", "text/plain") },
 		"an error":   func(r *http.Response) { r.StatusCode = 500 },
-		"no body":    func(r *http.Response) { r.Body = http.NoBody },
 	} {
 		var made http.Response
 		resp, err := (&Stream{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
@@ -442,6 +458,8 @@ func FuzzStream(f *testing.F) {
 		assert.True(t, bytes.HasPrefix(body, []byte(got)))
 		e, _ := errors.AsType[*Error](err)
 		switch {
+		case len(body) == 0 && media == sseType:
+			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 		case err == nil:
 			assert.Equal(t, string(body), got)
 		case errors.Is(err, io.ErrUnexpectedEOF):
