@@ -19,7 +19,8 @@
 //     key when the server answers 429.
 //   - [Breaker] is a circuit breaker for each host: a server that is down gets a
 //     probe instead of a queue.
-//   - [Timeout] gives up an attempt to which no response headers come.
+//   - [Timeout] gives up an attempt to which no response headers come, and a
+//     body that stalls.
 //
 // In a Transport a request passes them in this order: each attempt waits for
 // its turn and its circuit, and the clock of an attempt runs while it is on the
@@ -50,6 +51,22 @@
 //
 // A [Class] is what went wrong in one word, for errors.Is and switch; an
 // [*Error] is all that is known of it, for errors.As.
+//
+// # Streams
+//
+// The answer of a chat completion comes as a stream, and much can go wrong after
+// its 200: it stalls, it is cut short, an error comes as an event. [Timeout.Idle]
+// ends a body that brings nothing while it is read. [Stream], as the Base of a
+// Transport, makes Read return the other failures too, where it would return a
+// clean end, or nothing that an SDK knows:
+//
+//	client := &http.Client{Transport: &sturdy.Transport{
+//		Base:    &sturdy.Stream{},
+//		Timeout: sturdy.Timeout{Header: time.Minute, Idle: time.Minute},
+//	}}
+//
+// What fails before any content of the answer is sent again like a failed
+// answer; what fails later never is, since the caller has part of it.
 //
 // # Deadlines
 //
