@@ -152,7 +152,14 @@ func TestTheEndOfABodyIsToldOnceAndOfTheFirstThatEndsIt(t *testing.T) {
 func TestABodyThatIsClosedWhileItIsReadHasNotFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ends []error
-		b := onEnd(newStalledBody(""), func(err error) { ends = append(ends, err) })
+		stalled := newStalledBody("")
+		b := onEnd(struct {
+			io.Reader
+			io.Closer
+		}{stalled, closerFunc(func() error {
+			defer time.Sleep(time.Second) // the read returns before
+			return stalled.Close()
+		})}, func(err error) { ends = append(ends, err) })
 		read := make(chan error)
 		go func() {
 			_, err := b.Read(make([]byte, 1))

@@ -44,6 +44,7 @@ func TestAStreamThatFailsBeforeItsContentIsSentAgain(t *testing.T) {
 		"a reset, where it is not":      {streams(sseType, iotest.ErrReader(errReset)), 1, false},
 		"a reset, where it is":          {streams(sseType, iotest.ErrReader(errReset)), 2, true},
 		"a cut after content":           {sse(chatHello), 1, true},
+		"a cut together with content":   {streams(sseType, iotest.DataErrReader(strings.NewReader(eventsOf(chatHello)))), 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

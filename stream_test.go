@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,7 +172,7 @@ func TestAStreamOfUnknownEventsMayEndAtAnyTime(t *testing.T) {
 		"done":             eventsOf(done),
 		"a word for error": eventsOf(`{"text":"an \"error\" in quotes"}`, `"error"`, `error`, `{"n":{"error":{"message":"x"}}}`),
 		"no error":         eventsOf(`{"error":null}`, `{"error":false}`, `{"error":""}`, `{"error":{}}`, `{"error":[]}`, `{"error":0}`, `{"error": { } }`),
-		"a late dialect":   eventsOf(strings.Split(strings.Repeat("x,", dialectEvents)+chatHello, ",")...),
+		"a late dialect":   eventsOf(append(slices.Repeat([]string{"x"}, dialectEvents), chatHello)...),
 	} {
 		got, err := through(t, streams(sseType, strings.NewReader(body)))
 		assert.NoError(t, err, name)

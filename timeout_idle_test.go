@@ -132,18 +132,20 @@ func TestASlowReaderIsNotPunished(t *testing.T) {
 		assert.Equal(t, io.EOF, err)
 		assert.Equal(t, "text", string(got))
 	})
-	synctest.Test(t, func(t *testing.T) {
-		rt := &Timeout{Idle: 30 * time.Second, Base: answers(func(*http.Request) io.ReadCloser { return newStalledBody("x") })}
-		resp, err := rt.RoundTrip(get(t))
-		require.NoError(t, err)
-		_, err = resp.Body.Read(make([]byte, 1))
-		require.NoError(t, err)
-		time.Sleep(10 * time.Second)
-		began := time.Now()
-		_, err = resp.Body.Read(make([]byte, 1))
-		assert.ErrorIs(t, err, ErrTimeout)
-		assert.Equal(t, 30*time.Second, time.Since(began), "the wait counts, not the time since the last byte")
-	})
+	for _, pause := range []time.Duration{10 * time.Second, 30 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			rt := &Timeout{Idle: 30 * time.Second, Base: answers(func(*http.Request) io.ReadCloser { return newStalledBody("x") })}
+			resp, err := rt.RoundTrip(get(t))
+			require.NoError(t, err)
+			_, err = resp.Body.Read(make([]byte, 1))
+			require.NoError(t, err)
+			time.Sleep(pause)
+			began := time.Now()
+			_, err = resp.Body.Read(make([]byte, 1))
+			assert.ErrorIs(t, err, ErrTimeout)
+			assert.Equal(t, 30*time.Second, time.Since(began), "the wait counts, not the time since the last byte")
+		})
+	}
 }
 
 func TestWhatComesAsTheClockStrikesIsNotTakenBack(t *testing.T) {
