@@ -55,6 +55,7 @@ func TestEventsAreSplitAsTheStandardSays(t *testing.T) {
 		"more blank lines":           {"\n\n\ndata: a\n\n\n\ndata: b\n\n", []sseEvent{{"", "a"}, {"", "b"}}},
 		"CR LF":                      {"event: x\r\ndata: a\r\n\r\ndata: b\r\n\r\n", []sseEvent{{"x", "a"}, {"", "b"}}},
 		"CR":                         {"event: x\rdata: a\r\rdata: b\r\r", []sseEvent{{"x", "a"}, {"", "b"}}},
+		"CR within a line":           {"data: a\rdata: b\n\n", []sseEvent{{"", "a\nb"}}},
 		"mixed":                      {"data: a\r\ndata: b\n\r\ndata: c\r\r\ndata: d\n\r", []sseEvent{{"", "a\nb"}, {"", "c"}, {"", "d"}}},
 		"a byte order mark":          {"\ufeffdata: a\n\ndata: b\n\n", []sseEvent{{"", "a"}, {"", "b"}}},
 		"an end without blank line":  {"data: a\n\ndata: b\n", []sseEvent{{"", "a"}, {"", "b"}}},
@@ -63,8 +64,10 @@ func TestEventsAreSplitAsTheStandardSays(t *testing.T) {
 		"nothing":                    {"", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			whole, _ := split(formatSSE, []byte(row.body))
-			assert.Equal(t, row.want, whole)
+			for at := range len(row.body) + 1 {
+				got, _ := split(formatSSE, []byte(row.body[:at]), []byte(row.body[at:]))
+				assert.Equal(t, row.want, got, at)
+			}
 			single, _ := split(formatSSE, byteByByte([]byte(row.body))...)
 			assert.Equal(t, row.want, single, "byte by byte")
 		})

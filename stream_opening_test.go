@@ -232,6 +232,28 @@ func TestCheckKnowsAnErrorUnderA200(t *testing.T) {
 	}
 }
 
+func TestAnAnswerThatSomebodyPutInItsPlaceIsNotTheStreams(t *testing.T) {
+	resp, err := (&Stream{Base: rtFunc(sse(overloaded))}).RoundTrip(get(t))
+	require.NoError(t, err)
+	other := answer(resp.Request, 200, "other")
+	assert.NoError(t, Check(other, nil))
+	assert.ErrorIs(t, Check(resp, nil), ErrOverloaded)
+	assert.NoError(t, Check(other, nil))
+}
+
+func TestAStreamThatNobodyIsToWaitForIsNotMarked(t *testing.T) {
+	var sent *http.Request
+	resp, err := (&Stream{FirstEvent: -1, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+		sent = req
+		return sse(overloaded)(req)
+	})}).RoundTrip(get(t))
+	require.NoError(t, err)
+	assert.Same(t, sent, resp.Request)
+	assert.NoError(t, Check(resp, nil))
+	_, err = io.ReadAll(resp.Body)
+	assert.ErrorIs(t, err, ErrOverloaded)
+}
+
 func TestAnErrorUnderA200IsSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := streams("application/json", strings.NewReader(`{"error":{"message":"x","code":502}}`))

@@ -427,6 +427,22 @@ func TestAnErrorInAStreamHasNoSecretInIt(t *testing.T) {
 	_, err = io.ReadAll(resp.Body)
 	assert.ErrorIs(t, err, ErrAuthentication)
 	assert.NotContains(t, fmt.Sprintf("%v %+v", err, err), "canary")
+
+	resp, err = (&Stream{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+		req = req.Clone(req.Context())
+		req.Header.Set("X-Api-Key", "added-canary-1234567890")
+		broken := fmt.Errorf("the keys sk-canary-1234567890 and added-canary-1234567890: %w", errReset)
+		resp, err := streams(sseType, iotest.ErrReader(broken))(req)
+		resp.Header.Set("X-Request-Id", "sk-canary-1234567890, added-canary-1234567890")
+		return resp, err
+	})}).RoundTrip(req)
+	require.NoError(t, err)
+	_, err = io.ReadAll(resp.Body)
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	assert.Contains(t, e.Error(), "the keys")
+	assert.NotContains(t, e.Error(), "canary")
+	assert.NotContains(t, e.RequestID, "canary")
 }
 
 // FuzzStream reads any body, in two parts, and byte by byte: what comes out of
