@@ -13,7 +13,9 @@ import (
 
 // Classify tells what went wrong in what a RoundTripper or http.Client
 // returned: evidence in, verdict out. It returns nil for a success, that is for
-// a status below 400 without an error.
+// a status below 400 without an error. Where [Stream] is below, an answer whose
+// body begins with an error is none either, whatever its status; it says how
+// long Classify waits for that beginning.
 //
 // To judge an answer it reads ahead in its body, at most 64 KiB and 250 ms, and
 // puts back what it read: the body can still be read from its first byte.
