@@ -42,6 +42,10 @@ func TestLayers(t *testing.T) {
 	timeout := func(base http.RoundTripper) http.RoundTripper {
 		return &sturdy.Timeout{Base: base, Header: 10 * time.Second}
 	}
+	idle := func(base http.RoundTripper) http.RoundTripper {
+		return &sturdy.Timeout{Base: base, Header: 10 * time.Second, Idle: time.Minute}
+	}
+	stream := func(base http.RoundTripper) http.RoundTripper { return &sturdy.Stream{Base: base} }
 	statusErrors := func(base http.RoundTripper) http.RoundTripper { return &sturdy.StatusErrors{Base: base} }
 	stack := func(base http.RoundTripper) http.RoundTripper {
 		return &sturdy.Transport{
@@ -65,6 +69,8 @@ func TestLayers(t *testing.T) {
 		"Breaker with settings":   {layer: breaker},
 		"Timeout":                 {layer: func(base http.RoundTripper) http.RoundTripper { return &sturdy.Timeout{Base: base} }},
 		"Timeout with settings":   {layer: timeout},
+		"Timeout with Idle":       {layer: idle},
+		"Stream":                  {layer: stream},
 		"StatusErrors":            {layer: statusErrors, except: []string{"status-is-no-error"}}, // what it is for
 
 		"Transport":                         {layer: func(base http.RoundTripper) http.RoundTripper { return &sturdy.Transport{Base: base} }},
@@ -73,6 +79,8 @@ func TestLayers(t *testing.T) {
 		"StatusErrors around Transport":     {layer: around(statusErrors, stack), except: []string{"status-is-no-error"}},
 		"the layers in Transport's order":   {layer: around(retry, limit, breaker, timeout)},
 		"the layers in the opposite order":  {layer: around(timeout, breaker, limit, retry)},
+		"Transport around Stream":           {layer: around(stack, stream)},
+		"Stream around Transport":           {layer: around(stream, stack)},
 		"Breaker around Retry":              {layer: around(breaker, retry)},
 		"RateLimit around Retry":            {layer: around(limit, retry, breaker)},
 		"Timeout around Retry around Retry": {layer: around(timeout, retry, retry)},
