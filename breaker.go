@@ -48,7 +48,7 @@ type Breaker struct {
 	OpenFor     time.Duration                // the first open period; zero or negative means 1s
 	MaxOpen     time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
 	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and not at all without one; negative means not at all
-	Answer      bool                         // answer what is refused with a 503 made here, for callers who would retry an error
+	Answer      bool                         // answer what is refused with a 503 made here, for an SDK that would retry an error; false means an error
 	Key         func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
 	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
@@ -59,7 +59,8 @@ const maxOpenHint = time.Minute // the longest open period that a server may ask
 
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
-	return b.answer(req)(gated(req, baseOf(b.Base), nil, b, nil))
+	resp, err := gated(req, baseOf(b.Base), nil, b, nil)
+	return b.answer(req, resp, err)
 }
 
 // CloseIdleConnections closes those of Base.
@@ -73,11 +74,6 @@ func (b *Breaker) check() error {
 		return misconfigured("Breaker.OpenFor is more than Breaker.MaxOpen: %v, %v", b.OpenFor, b.MaxOpen)
 	}
 	return nil
-}
-
-// answer makes a response of a refusal, if the caller wants that.
-func (b *Breaker) answer(req *http.Request) func(*http.Response, error) (*http.Response, error) {
-	return func(resp *http.Response, err error) (*http.Response, error) { return resp, err }
 }
 
 func (b *Breaker) keyOf(req *http.Request) key {
@@ -120,10 +116,12 @@ type circuit struct {
 	failures         int
 	ratio            float64
 	minRequests      int
+	window           time.Duration
 	openFor, maxOpen time.Duration
 
 	mu         sync.Mutex
 	machine    *gobreaker.TwoStepCircuitBreaker[struct{}]
+	run        int                // failures in a row
 	quiet      bool               // nothing has failed of late, and successes need not be counted
 	broken     int                // bodies in a row that broke
 	generation int                // how often the state changed
@@ -147,6 +145,12 @@ type probe struct {
 	of    *call // what it belongs to
 }
 
+// sends reports whether req is sent on behalf of the probe itself, such as for
+// its token.
+func (p *probe) sends(req *http.Request) bool {
+	return p != nil && p.of != nil && p.of == rootCall(req)
+}
+
 // An admission is what a circuit knows a request by that it let through.
 type admission struct {
 	generation int
@@ -159,6 +163,7 @@ func (b *Breaker) newCircuit() *circuit {
 		failures:    cmp.Or(b.Failures, 10),
 		ratio:       cmp.Or(b.Ratio, 0.9),
 		minRequests: b.MinRequests,
+		window:      b.Window,
 		openFor:     b.OpenFor,
 		maxOpen:     b.MaxOpen,
 		quiet:       true,
@@ -174,28 +179,31 @@ func (b *Breaker) newCircuit() *circuit {
 	if c.maxOpen <= 0 {
 		c.maxOpen = 5 * time.Second
 	}
-	window := b.Window
-	if window <= 0 {
-		window = 10 * time.Second
+	if c.window <= 0 {
+		c.window = 10 * time.Second
 	}
-	c.machine = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+	c.machine = c.newMachine()
+	return c
+}
+
+func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests:   1,
-		Interval:      window,
-		BucketPeriod:  max(window/10, 1),
+		Interval:      c.window,
+		BucketPeriod:  max(c.window/10, 1),
 		Timeout:       1, // until says how long
 		ReadyToTrip:   c.trips,
 		OnStateChange: c.change,
 	})
-	return c
 }
 
 // trips reports whether the circuit opens. It is called with the lock, within
-// book.
+// book. What gobreaker calls consecutive ends with its window.
 func (c *circuit) trips(n gobreaker.Counts) bool {
-	run := max(int64(n.ConsecutiveFailures), int64(c.broken))
+	run := max(c.run, c.broken)
 	seen := n.TotalFailures + n.TotalSuccesses
 	return c.forced ||
-		c.failures > 0 && run >= int64(c.failures) ||
+		c.failures > 0 && run >= c.failures ||
 		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
 }
 
@@ -209,7 +217,7 @@ func (c *circuit) idle() bool {
 
 // admit lets a request in and returns 0, or how long to wait before asking
 // again, unless the circuit changes sooner.
-func (c *circuit) admit(now time.Time, by *call) (admission, time.Duration) {
+func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Duration) {
 	if c == nil {
 		return admission{}, 0
 	}
@@ -220,19 +228,18 @@ func (c *circuit) admit(now time.Time, by *call) (admission, time.Duration) {
 		return admission{generation: c.generation}, c.ramp.admit(now)
 	case now.Before(c.until):
 		return admission{}, c.until.Sub(now)
-	case c.probe != nil && by != nil && c.probe.of == by:
-		// Sent on behalf of the probe itself, such as for its token.
+	case c.probe.sends(req):
 		return admission{aside: true}, 0
 	case c.probe != nil && now.Before(c.probe.until):
 		return admission{}, c.probe.until.Sub(now)
 	}
-	c.probe = &probe{until: now.Add(max(c.openFor, c.maxOpen)), of: by}
+	c.probe = &probe{until: now.Add(max(c.openFor, c.maxOpen)), of: rootCall(req)}
 	return admission{generation: c.generation, probe: c.probe}, 0
 }
 
 // refusal returns why a request does not wait for the circuit until then; nil if
 // it does, or need not.
-func (c *circuit) refusal(now, until time.Time, by *call) *Error {
+func (c *circuit) refusal(now, until time.Time, req *http.Request) *Error {
 	if c == nil {
 		return nil
 	}
@@ -243,7 +250,7 @@ func (c *circuit) refusal(now, until time.Time, by *call) *Error {
 	case c.until.IsZero():
 		return nil
 	case now.Before(next):
-	case c.probe == nil || by != nil && c.probe.of == by || !now.Before(c.probe.until):
+	case c.probe == nil || c.probe.sends(req) || !now.Before(c.probe.until):
 		return nil
 	default:
 		next = c.probe.until
@@ -252,6 +259,42 @@ func (c *circuit) refusal(now, until time.Time, by *call) *Error {
 		return nil
 	}
 	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting))
+}
+
+// state returns the state at now, and until when nobody is let in.
+func (c *circuit) state(now time.Time) (State, time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.until.IsZero():
+		return StateClosed, c.until
+	case now.Before(c.until):
+		return StateOpen, c.until
+	}
+	return StateHalfOpen, c.until
+}
+
+// trip opens the circuit until then.
+func (c *circuit) trip(until time.Time) {
+	c.mu.Lock()
+	if c.until.IsZero() {
+		c.forced = true
+		c.book(errFailed, nil)
+		c.forced = false
+	}
+	c.until = until
+	c.unlock(true)
+}
+
+// reset closes the circuit.
+func (c *circuit) reset() {
+	c.mu.Lock()
+	if !c.until.IsZero() {
+		c.change("", gobreaker.StateOpen, gobreaker.StateClosed)
+	}
+	c.machine = c.newMachine()
+	c.run, c.broken, c.quiet = 0, 0, true
+	c.unlock(true)
 }
 
 // arrived counts a request that wants to pass.
@@ -330,6 +373,9 @@ func (c *circuit) book(outcome error, e *Error) {
 		return
 	}
 	c.quiet = false
+	if c.run++; outcome == nil {
+		c.run = 0
+	}
 	done, err := c.machine.Allow()
 	if err != nil {
 		return
@@ -376,7 +422,7 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 		}
 		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
-		c.until, c.opened, c.broken, c.quiet = time.Time{}, 0, 0, true
+		c.until, c.opened, c.run, c.broken, c.quiet = time.Time{}, 0, 0, 0, true
 		c.ramp.start(now)
 		c.events = append(c.events, Event{Kind: EventClose})
 	default:

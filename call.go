@@ -50,6 +50,18 @@ func callOf(req *http.Request) *call {
 	return nil
 }
 
+// rootCall returns the outermost call that req is made within, or nil: itself,
+// or the one that it is sent on behalf of.
+func rootCall(req *http.Request) (root *call) {
+	for ctx := req.Context(); ; ctx = root.Context {
+		c, _ := ctx.Value(callKey{}).(*call)
+		if c == nil {
+			return root
+		}
+		root = c
+	}
+}
+
 // attemptOf is the number of the attempt that req is.
 func attemptOf(req *http.Request) int {
 	if c := callOf(req); c != nil {

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // An EventKind says what an [Event] is about: a word that serves as a metric's
@@ -18,6 +20,8 @@ const (
 	EventGiveUp   EventKind = "give_up"   // Retry: a failure that more time might have cured goes to the caller
 	EventBudget   EventKind = "budget"    // Retry: the same, where a retry was due and the Budget is used up
 	EventPause    EventKind = "pause"     // RateLimit: the server asked everybody with this Key to wait
+	EventLimit    EventKind = "limit"     // RateLimit: the server's limit for this Key was learned, or has changed, to Rate
+	EventQueue    EventKind = "queue"     // RateLimit: a request has to wait
 	EventWait     EventKind = "wait"      // RateLimit, Breaker: a request had to wait, and now leaves
 	EventRefuse   EventKind = "refuse"    // RateLimit, Breaker: a request was not sent
 	EventTimeout  EventKind = "timeout"   // Timeout: an attempt, or a body that stalled, was given up
@@ -39,6 +43,7 @@ type Event struct {
 	Key     string        // of the bucket or the circuit; empty for Retry and Timeout
 	Attempt int           // how many times the request was sent, this time included
 	Wait    time.Duration // ahead for EventRetry, EventPause, EventOpen; past for EventWait
+	Rate    rate.Limit    // requests per second, for EventLimit
 	Err     *Error        // what happened; nil for EventWait, EventHalfOpen, EventClose
 }
 
@@ -51,7 +56,7 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 		switch ev.Kind {
 		case EventGiveUp, EventBudget, EventOpen, EventRefuse, EventBroken:
 			level = slog.LevelWarn
-		case EventWait:
+		case EventWait, EventQueue:
 			level = slog.LevelDebug
 		}
 		if !l.Enabled(ctx, level) {
@@ -64,6 +69,9 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 		}
 		if ev.Wait != 0 {
 			attrs = append(attrs, slog.Duration("wait", ev.Wait))
+		}
+		if ev.Rate != 0 {
+			attrs = append(attrs, slog.Float64("rate", float64(ev.Rate)))
 		}
 		if ev.Err != nil {
 			attrs = append(attrs, slog.Any("error", ev.Err))

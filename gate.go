@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"net/http"
 	"slices"
@@ -42,6 +43,8 @@ type gate struct {
 	pace   pace
 	meters []*meter // of the newest answer that had any
 	known  []*meter // of all answers
+	tokens *meter   // the caller's ceiling; nil without one
+	said   float64  // the rate that was reported last
 	cut    float64  // how many had left at the last news
 	left   toll
 	flying int              // sent, and not answered
@@ -56,13 +59,14 @@ type wish struct {
 	units   float64
 	maxWait time.Duration // of RateLimit
 	circuit *circuit      // nil if there is none
-	by      *call         // what the request is a part of
 	patient time.Duration // MaxWait of Breaker
+	queued  func()        // is told if the request has to wait; may be nil
 }
 
 // A turn is a request's place in the queue.
 type turn struct {
 	wish
+	req     *http.Request
 	arrived time.Time
 	latest  time.Time     // a turn after this is of no use; zero for any
 	why     error         // what says so: context.DeadlineExceeded for the context
@@ -78,7 +82,8 @@ type pass struct {
 	at       time.Time // when it left
 	mark     toll      // what had left by then, it included
 	units    float64
-	flies    bool // counts as flying
+	charged  float64 // of the caller's tokens
+	flies    bool    // counts as flying
 	waited   time.Duration
 	circuit  *circuit
 	admitted admission
@@ -101,7 +106,7 @@ func (g *gate) idle() bool {
 	if g.queue.Len() > 0 || g.flying > 0 || now.Before(g.paused) {
 		return false
 	}
-	for _, m := range g.meters {
+	for m := range g.limits() {
 		if m.levelAt(now) < m.limit {
 			return false
 		}
@@ -121,7 +126,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, error) {
 	began := time.Now()
 	w.circuit.arrived(began)
 	if g.queue.Len() == 0 && g.wait(began, w.units) == 0 {
-		if a, wait := w.circuit.admit(began, w.by); wait == 0 {
+		if a, wait := w.circuit.admit(began, req); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
 			return p, nil
@@ -136,28 +141,41 @@ func (g *gate) enter(req *http.Request, w wish) (pass, error) {
 	}
 	g.pump(began)
 	g.mu.Unlock()
+	return g.await(req, t, place)
+}
 
+// await returns when the turn of a request in the queue has come.
+func (g *gate) await(req *http.Request, t *turn, place *list.Element) (p pass, err error) {
+	gives := true // its turn back, also if a hook panics
+	defer func() {
+		if gives {
+			g.quit(t, place)
+			t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
+		}
+	}()
+	began := time.Now()
+	select {
+	case <-t.ready:
+	default:
+		if t.queued != nil {
+			t.queued()
+		}
+	}
 	select {
 	case <-t.ready:
 	case <-req.Context().Done():
 	case <-cancelled(req):
 	}
-	g.mu.Lock()
-	end := gone(req)
-	if end != nil {
-		g.quit(t, place)
-	}
-	g.mu.Unlock()
-	if end != nil {
-		t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
+	if end := gone(req); end != nil {
 		return pass{}, end
 	}
+	gives = false
 	t.pass.waited = time.Since(began)
 	return t.pass, t.err
 }
 
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
-	t := &turn{wish: w, arrived: now, why: errMaxHold, ready: make(chan struct{})}
+	t := &turn{wish: w, req: req, arrived: now, why: errMaxHold, ready: make(chan struct{})}
 	if c := callOf(req); c != nil {
 		t.arrived = c.began
 	}
@@ -213,6 +231,8 @@ func (g *gate) remove(place *list.Element) *turn {
 // quit takes back the turn of a request that was cancelled. If it had come
 // already, the next in the queue has it.
 func (g *gate) quit(t *turn, place *list.Element) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	now := time.Now()
 	select {
 	case <-t.ready:
@@ -220,7 +240,7 @@ func (g *gate) quit(t *turn, place *list.Element) {
 			if g.bucket != nil {
 				g.spare = min(g.spare+1, g.burst)
 			}
-			for _, m := range g.meters {
+			for m := range g.limits() {
 				m.spend(now, -m.cost(t.units))
 			}
 			g.land(&t.pass)
@@ -242,7 +262,7 @@ func (g *gate) wait(now time.Time, units float64) time.Duration {
 	if !g.fixed && g.limit == rate.Inf {
 		d = g.pace.cold(g.flying, now)
 	}
-	for _, m := range g.meters {
+	for m := range g.limits() {
 		d = max(d, m.wait(now, m.cost(units)))
 	}
 	limit := g.limitAt(now)
@@ -254,11 +274,25 @@ func (g *gate) wait(now time.Time, units float64) time.Duration {
 	return d
 }
 
+// limits are those that are counted in meters: the caller's, and the server's.
+func (g *gate) limits() iter.Seq[*meter] {
+	return func(yield func(*meter) bool) {
+		if g.tokens != nil && !yield(g.tokens) {
+			return
+		}
+		for _, m := range g.meters {
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
+
 // leave lets a request leave at now, for which there is room.
 func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	g.left.requests++
 	g.left.units += w.units
-	for _, m := range g.meters {
+	for m := range g.limits() {
 		m.spend(now, m.cost(w.units))
 	}
 	switch {
@@ -271,7 +305,11 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	if !g.fixed {
 		g.pace.ledger.add(now, g.left.requests, w.units)
 	}
-	return pass{gate: g, at: now, mark: g.left, units: w.units, flies: true, circuit: w.circuit, admitted: a}
+	p := pass{gate: g, at: now, mark: g.left, units: w.units, flies: true, circuit: w.circuit, admitted: a}
+	if g.tokens != nil {
+		p.charged = g.tokens.cost(w.units)
+	}
+	return p
 }
 
 func (g *gate) land(p *pass) {
@@ -314,29 +352,31 @@ func (g *gate) ahead(place *list.Element) int {
 
 // turnIn estimates how long a request with so many ahead of it will wait, as
 // far as that is known: not by a pace that is only a guess.
-func (g *gate) turnIn(now time.Time, ahead int) time.Duration {
+func (g *gate) turnIn(now time.Time, ahead int, units float64) time.Duration {
 	start := now
 	if g.paused.After(now) {
 		start = g.paused
 	}
-	wait := start.Sub(now)
+	wait := time.Duration(0)
+	for m := range g.limits() {
+		wait = max(wait, m.turnIn(start, ahead, units))
+	}
 	limit := g.limitAt(start)
-	if g.bucket == nil || limit == rate.Inf || g.pace.rough {
-		return wait
+	if g.bucket != nil && limit != rate.Inf && !g.pace.rough {
+		if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 {
+			wait = max(wait, ceilSeconds(missing/float64(limit)))
+		}
 	}
-	if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 {
-		wait += ceilSeconds(missing / float64(limit))
-	}
-	return wait
+	return start.Sub(now) + wait
 }
 
 // refuse reports whether it is of no use to t to wait, and says so in it.
 func (g *gate) refuse(t *turn, now time.Time, ahead int) bool {
-	if e := t.circuit.refusal(now, t.until, t.by); e != nil {
+	if e := t.circuit.refusal(now, t.until, t.req); e != nil {
 		t.err = e
 		return true
 	}
-	wait := g.turnIn(now, ahead)
+	wait := g.turnIn(now, ahead, t.units)
 	inTime := now.Add(wait).Before(t.latest)
 	if t.latest.IsZero() {
 		inTime = g.paused.Sub(now) <= maxHold
@@ -368,7 +408,7 @@ func (g *gate) pump(now time.Time) {
 			next = min(next, d)
 			break
 		}
-		a, d := t.circuit.admit(now, t.by)
+		a, d := t.circuit.admit(now, t.req)
 		if d > 0 {
 			next = min(next, d)
 			if shut = append(shut, t.circuit); len(shut) == len(g.doors) {
@@ -530,6 +570,66 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 			g.meters = append(g.meters, m)
 		}
 	}
+}
+
+// settle takes in that a request used so many tokens.
+func (g *gate) settle(p *pass, used float64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.tokens
+	now := time.Now()
+	m.spend(now, used-p.charged)
+	if p.units > 0 {
+		if m.each == 0 {
+			m.each = used / p.units
+		}
+		m.each += (used/p.units - m.each) * meterWeight
+	}
+	if g.queue.Len() > 0 {
+		g.pump(now)
+	}
+}
+
+// state returns what is known at now.
+func (g *gate) state(now time.Time) LimitState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := LimitState{Rate: rate.Inf, Remaining: -1, Waiting: g.queue.Len(), InFlight: g.flying}
+	if now.Before(g.paused) {
+		s.Paused = g.paused
+	}
+	for _, m := range g.meters {
+		if left := max(m.levelAt(now), 0); s.Remaining < 0 || left < s.Remaining {
+			s.Remaining = left
+		}
+	}
+	least := func(r float64, source string) {
+		if r > 0 && rate.Limit(r) < s.Rate {
+			s.Rate, s.Source = rate.Limit(r), source
+		}
+	}
+	least(float64(g.limit), "setting")
+	least(g.meterRate(), "headers")
+	if g.pace.rate > 0 {
+		least(g.pace.current(), "refusals")
+	}
+	return s
+}
+
+// news returns the rate that the server allows, if it is another than the last
+// that news returned, by more than a tenth.
+func (g *gate) news() (perSecond float64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.meterRate()
+	if p := g.pace.rate; p > 0 && !g.pace.rough && (r == 0 || p < r) {
+		r = p
+	}
+	if r == 0 || math.Abs(r-g.said) <= g.said/10 {
+		return 0, false
+	}
+	g.said = r
+	return r, true
 }
 
 // meterRate is how many requests a second the server's headers allow; 0 if they

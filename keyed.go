@@ -101,6 +101,31 @@ func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
 	return e
 }
 
+// get returns the state of k, or its zero value if there is none. It may be
+// forgotten at any time.
+func (m *keyed[S]) get(k key) (state S) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[k]; e != nil {
+		state = e.state
+	}
+	return state
+}
+
+// each calls f for every key, without the lock.
+func (m *keyed[S]) each(f func(key, S)) {
+	m.mu.Lock()
+	all := make([]*entry[S], 0, len(m.entries))
+	for place := m.order.Front(); place != nil; place = place.Next() {
+		e, _ := place.Value.(*entry[S])
+		all = append(all, e)
+	}
+	m.mu.Unlock()
+	for _, e := range all {
+		f(e.key, e.state)
+	}
+}
+
 // release ends a use of e, and reports whether e is remembered.
 func (m *keyed[S]) release(e *entry[S]) bool {
 	m.mu.Lock()

@@ -14,7 +14,7 @@ import (
 // and moves away as units are spent. Headers do not say which it is, but show
 // it.
 type meter struct {
-	name, unit string
+	name, unit string // as the headers call it; empty for the caller's own
 
 	limit  float64   // units in a full bucket, or in a window
 	level  float64   // units left at
@@ -52,12 +52,14 @@ const (
 	lookAgain = time.Second
 	// meterShy keeps a meter from being ahead of the server's by a rounding.
 	meterShy = 0.999
+	// meterWeight is that of one request's news in what is learned of prices.
+	meterWeight = 0.1
 )
 
 // wait is how long after now there will be n units.
 func (m *meter) wait(now time.Time, n float64) time.Duration {
-	n = min(n, m.limit) // too much for the bucket: when it is full
-	if !m.window {
+	n = min(n, m.limit)            // too much for the bucket: when it is full
+	if !m.window && m.unit != "" { // of the server
 		// Requests may overtake each other on their way to the server.
 		n = min(n+min((m.limit-1)/5, 2), m.limit)
 	}
@@ -71,6 +73,25 @@ func (m *meter) wait(now time.Time, n float64) time.Duration {
 		return 0 // nothing is known of when there will be more
 	}
 	return ceilSeconds((n - have) / (m.rate * m.trust))
+}
+
+// turnIn estimates how long after now it is the turn of a request with so many
+// ahead of it, if they are like it.
+func (m *meter) turnIn(now time.Time, ahead int, units float64) time.Duration {
+	cost := min(m.cost(units), m.limit)
+	missing := float64(ahead+1)*cost - m.level
+	if dt := now.Sub(m.at); !m.window && dt > 0 {
+		missing -= dt.Seconds() * m.rate * m.trust
+	}
+	switch {
+	case missing <= 0:
+		return 0
+	case m.window:
+		return max(m.ends.Sub(now), 0)
+	case m.rate == 0:
+		return 0
+	}
+	return ceilSeconds(missing / (m.rate * m.trust))
 }
 
 // levelAt brings the level up to now.
@@ -238,8 +259,7 @@ func (m *meter) price(remaining float64, mark toll, sent time.Time) {
 	p := &m.priced
 	units, requests := mark.units-p.mark.units, mark.requests-p.mark.requests
 	if fell := p.left + sent.Sub(p.ends).Seconds()*m.rate - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {
-		const weight = 0.1 // of one request's news
-		w := 1 - math.Pow(1-weight, requests)
+		w := 1 - math.Pow(1-meterWeight, requests)
 		if m.each == 0 {
 			w = 1
 		}

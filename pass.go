@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // gated is how RateLimit and Breaker let a request pass, each alone or, in a
@@ -50,7 +52,6 @@ func (p *passage) open() (err error) {
 		}
 		p.circuit = p.breaker.circuits.use(p.breaker.keyOf(p.req), p.breaker.newCircuit)
 		w.circuit, w.patient = p.circuit.state, p.breaker.MaxWait
-		w.by, _ = p.req.Context().Value(callKey{}).(*call)
 		p.gate = w.circuit.alone
 	}
 	var limited time.Duration
@@ -61,6 +62,7 @@ func (p *passage) open() (err error) {
 		p.limited = p.limit.gates.use(p.limit.keyOf(p.req), p.limit.newGate)
 		p.gate = p.limited.state
 		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
+		w.queued = p.queued
 		if p.limit.Limiter != nil {
 			limited, err = p.limit.waitLimiter(p.req)
 		}
@@ -82,6 +84,9 @@ func (p *passage) open() (err error) {
 	return nil
 }
 
+// queued reports that the request has to wait.
+func (p *passage) queued() { p.tell(true, Event{Kind: EventQueue}) }
+
 // learn takes in what became of the request.
 func (p *passage) learn(resp *http.Response, e *Error) {
 	p.e = e
@@ -91,9 +96,56 @@ func (p *passage) learn(resp *http.Response, e *Error) {
 		p.gate.landed(&p.pass)
 	}
 	p.settle(outcome(e), e)
-	if e == nil && p.pass.circuit != nil && resp.Body != http.NoBody {
-		after := *p
-		resp.Body = onEnd(resp.Body, after.ended)
+	if e == nil && resp.Body != http.NoBody {
+		p.follow(resp)
+	}
+}
+
+// follow has the body of a success tell what becomes of it.
+func (p *passage) follow(resp *http.Response) {
+	meters := p.limit != nil && p.gate.tokens != nil && resp.StatusCode != http.StatusSwitchingProtocols
+	if !meters && p.pass.circuit == nil {
+		return
+	}
+	f := &follower{passage: *p}
+	if meters {
+		resp.Body = &metered{resp.Body, &f.usage}
+	}
+	resp.Body = onEnd(resp.Body, f.ended)
+}
+
+// A follower is what is left of a passage while the body is read.
+type follower struct {
+	passage
+
+	usage usageMeter
+}
+
+// ended corrects the outcome by what the body ended with, and the estimate of
+// the tokens by what were used.
+func (f *follower) ended(err error) {
+	if used := f.usage.used(); used > 0 {
+		f.gate.settle(&f.pass, float64(used))
+	}
+	if f.pass.circuit == nil {
+		return
+	}
+	var e *Error
+	if err != nil {
+		e = judge(f.req, nil, err)
+	}
+	for _, ev := range f.pass.circuit.ended(f.pass.admitted, outcome(e), e) {
+		f.tell(false, ev)
+	}
+}
+
+// news reports a limit of the server's that was learned.
+func (p *passage) news() {
+	if p.limit.Observe == nil && p.transport == nil {
+		return
+	}
+	if r, ok := p.gate.news(); ok {
+		p.tell(true, Event{Kind: EventLimit, Rate: rate.Limit(r)})
 	}
 }
 
@@ -103,17 +155,6 @@ func (p *passage) settle(result error, e *Error) {
 	var events []Event
 	events, p.pass.admitted = p.pass.circuit.settle(p.pass.admitted, result, e)
 	for _, ev := range events {
-		p.tell(false, ev)
-	}
-}
-
-// ended corrects the outcome by what the body ended with.
-func (p *passage) ended(err error) {
-	var e *Error
-	if err != nil {
-		e = judge(p.req, nil, err)
-	}
-	for _, ev := range p.pass.circuit.ended(p.pass.admitted, outcome(e), e) {
 		p.tell(false, ev)
 	}
 }

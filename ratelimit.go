@@ -31,6 +31,8 @@ type RateLimit struct {
 	Base    http.RoundTripper            // sends the requests; nil means http.DefaultTransport
 	Limit   rate.Limit                   // requests per second for each key, a ceiling; zero or negative means none
 	Burst   int                          // requests that may leave at once; zero or negative means 1
+	Tokens  rate.Limit                   // units of Cost per second for each key, a ceiling, with a burst of a minute's worth; zero or negative means none
+	Cost    func(*http.Request) int      // the units that a request will use, such as EstimateTokens; nil means as many as requests used before
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m for a server's pause where there is none
 	Fixed   bool                         // do not learn a rate from refusals: wait as told, no more
@@ -65,6 +67,8 @@ func (l *RateLimit) check() error {
 		return misconfigured("RateLimit.Limit is not a number")
 	case l.Limiter != nil && (l.Limit > 0 || l.Burst > 0):
 		return misconfigured("RateLimit.Limiter is set, and so is Limit or Burst")
+	case math.IsNaN(float64(l.Tokens)):
+		return misconfigured("RateLimit.Tokens is not a number")
 	case l.Burst > 0 && l.Limit == 0:
 		return misconfigured("RateLimit.Burst is set without RateLimit.Limit")
 	}
@@ -89,6 +93,14 @@ func (l *RateLimit) newGate() *gate {
 	}
 	g := newGate(limit, max(l.Burst, 1))
 	g.fixed = l.Fixed
+	if l.Tokens > 0 && l.Tokens != rate.Inf {
+		// Limits of tokens are by the minute.
+		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1}
+		g.tokens.level, g.tokens.at = g.tokens.limit, time.Now()
+		if l.Cost != nil {
+			g.tokens.each = 1
+		}
+	}
 	return g
 }
 
@@ -135,6 +147,7 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	if !l.Fixed {
 		buckets = limitsOf(resp, now)
 	}
+	defer p.news()
 	if e == nil || !asksToWait(e) {
 		p.gate.taken(&p.pass, now, buckets)
 		return
@@ -158,5 +171,31 @@ func limitsOf(resp *http.Response, now time.Time) []Bucket {
 
 // units is what a request will use.
 func (l *RateLimit) units(req *http.Request) float64 {
-	return 1
+	if l.Cost == nil {
+		return 1
+	}
+	return float64(min(max(l.Cost(req), 0), maxUnits))
+}
+
+// A LimitState is what a [RateLimit] knows of one key.
+type LimitState struct {
+	Key       string     // as Key returned it, or such as "https://api.example.com#1f2e3d4c", with a fingerprint of the credential
+	Rate      rate.Limit // requests per second that may leave now; rate.Inf if no limit is known
+	Source    string     // of Rate: "setting", "headers" or "refusals"; empty if no limit is known
+	Remaining float64    // units left in the tightest limit that headers tell of; -1 if they tell of none
+	Paused    time.Time  // nobody leaves before; zero if nobody is held
+	Waiting   int        // requests in the queue
+	InFlight  int        // requests that were sent and not answered
+}
+
+// Limits returns what is known of each key now, those that were used last at
+// the end.
+func (l *RateLimit) Limits() []LimitState {
+	var all []LimitState
+	l.gates.each(func(k key, g *gate) {
+		s := g.state(time.Now())
+		s.Key = k.String()
+		all = append(all, s)
+	})
+	return all
 }

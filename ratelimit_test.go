@@ -132,7 +132,10 @@ func TestOne429HoldsEverybodyWithItsKey(t *testing.T) {
 		assert.Zero(t, time.Since(base.began), "somebody else is not held")
 
 		sendAll(t, l, 5)
-		assert.Equal(t, []EventKind{EventPause, EventWait, EventWait, EventWait, EventWait, EventWait}, seen.kinds())
+		assert.Equal(t, []EventKind{
+			EventPause, EventQueue, EventQueue, EventQueue, EventQueue, EventQueue,
+			EventWait, EventWait, EventWait, EventWait, EventWait,
+		}, seen.kinds())
 		for _, at := range base.times()[2:] {
 			assert.Equal(t, 7*time.Second, at)
 		}

@@ -33,7 +33,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	return t.Breaker.answer(req)(t.Retry.send(req, (*belowRetry)(t), t.Observe))
+	resp, err := t.Retry.send(req, (*belowRetry)(t), t.Observe)
+	return t.Breaker.answer(req, resp, err)
 }
 
 // CloseIdleConnections closes those of Base.

@@ -1,0 +1,203 @@
+package sturdy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+)
+
+func chat(t *testing.T, body string) *http.Request {
+	return newRequest(t, http.MethodPost, exampleKey+"/v1/chat/completions", strings.NewReader(body))
+}
+
+func TestEstimateTokens(t *testing.T) {
+	for body, want := range map[string]int{
+		``:                         0,
+		`{}`:                       1,
+		`{"max_tokens":100}`:       5 + 100,
+		`{"max_tokens":100,"n":3}`: 6 + 300,
+		`{"max_completion_tokens":7,"max_tokens":100}`:                   11 + 7,
+		`{"max_output_tokens": 9}`:                                       6 + 9,
+		`{"max_tokens":-5,"n":-1}`:                                       6,
+		`{"max_tokens":99999999999}`:                                     7 + maxUnits,
+		`{"max_tokens":"many"}`:                                          6,
+		`plain text of 24 letters`:                                       6,
+		`{"messages":[{"content":"` + strings.Repeat("x", 4000) + `"}]}`: 1008,
+	} {
+		assert.Equal(t, want, EstimateTokens(chat(t, body)), "%.60s", body)
+	}
+	once := chat(t, `{"max_tokens":100}`)
+	once.GetBody = nil
+	assert.Equal(t, 5, EstimateTokens(once), "by its length, as it is not read")
+	once.ContentLength = -1
+	assert.Zero(t, EstimateTokens(once))
+}
+
+func TestKeys(t *testing.T) {
+	gpt, gpt2, other := chat(t, `{"model":"gpt-4o"}`), chat(t, `{"model":"gpt-4o","n":1}`), chat(t, `{"model":"o3"}`)
+	other.Header.Set("OpenAI-Organization", "org-1")
+	assert.Equal(t, "https://api.example.com", HostKey(gpt))
+	assert.Equal(t, HostKey(gpt), HostKey(other))
+	assert.Equal(t, ModelKey(gpt), ModelKey(gpt2))
+	assert.NotEqual(t, ModelKey(gpt), ModelKey(other))
+	assert.Equal(t, "https://api.example.com ", ModelKey(get(t)))
+	byOrganization := HeaderKey("OpenAI-Organization")
+	assert.Equal(t, byOrganization(gpt), byOrganization(gpt2))
+	assert.Equal(t, "https://api.example.com org-1", byOrganization(other))
+}
+
+func TestUsageIsFoundInWhateverPiecesItComes(t *testing.T) {
+	for body, want := range map[string]int{
+		``: 0,
+		`{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}`:                              21,
+		`{"usage": {"input_tokens": 300, "output_tokens" : 45}}`:                                                           345,
+		`data: {"usage":{"output_tokens":1,"input_tokens":10}}` + "\n\n" + `data: {"usage":{"output_tokens":25}}` + "\n\n": 35,
+		`{"content":"\"total_tokens\": 5, he said"}`:                                                                       0,
+		`{"prompt_tokens_details":{"cached_tokens":7},"total_tokens":8,"x":` + strings.Repeat(" ", 500) + `1}`:             8,
+	} {
+		for name, r := range map[string]io.Reader{
+			"at once":        strings.NewReader(body),
+			"byte by byte":   iotest.OneByteReader(strings.NewReader(body)),
+			"half by half":   iotest.HalfReader(strings.NewReader(body)),
+			"with its end":   iotest.DataErrReader(strings.NewReader(body)),
+			"seven by seven": &chunked{strings.NewReader(body), 7},
+			"a lot and less": &chunked{strings.NewReader(body), 70},
+		} {
+			var u usageMeter
+			got, err := io.ReadAll(&metered{io.NopCloser(r), &u})
+			require.NoError(t, err)
+			assert.Equal(t, body, string(got))
+			assert.Equal(t, want, u.used(), "%s: %.80s", name, body)
+		}
+	}
+}
+
+type chunked struct {
+	r io.Reader
+	n int
+}
+
+func (c *chunked) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), c.n)]) }
+
+// usedTokens answers with a usage of so many tokens.
+func usedTokens(n int) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		return answer(req, 200, fmt.Sprintf(`{"usage":{"total_tokens":%d}}`, n)), nil
+	}
+}
+
+// sendChat sends a request and reads its answer.
+func sendChat(t *testing.T, rt http.RoundTripper, body string) {
+	t.Helper()
+	resp, err := rt.RoundTrip(chat(t, body))
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+}
+
+func TestTokensAreACeiling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Tokens: 10, Cost: func(*http.Request) int { return 300 }}
+		for range 4 {
+			sendChat(t, l, `{}`)
+		}
+		assert.Equal(t, []time.Duration{0, 0, 30 * time.Second, 60 * time.Second}, base.times(), "600 at once, then 10 a second")
+	})
+}
+
+func TestMoreTokensThanTheBucketHoldsLeaveAloneAndOnDebt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		cost := 1500
+		l := &RateLimit{Base: base, Tokens: 10, Cost: func(*http.Request) int { return cost }}
+		sendChat(t, l, `{}`)
+		cost = 100
+		sendChat(t, l, `{}`)
+		assert.Equal(t, []time.Duration{0, 100 * time.Second}, base.times(), "the debt of 900 and the next 100")
+	})
+}
+
+func TestAnEstimateIsSettledByWhatWasUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(usedTokens(100))
+		l := &RateLimit{Base: base, Tokens: 10, Cost: func(*http.Request) int { return 600 }}
+		for range 6 {
+			sendChat(t, l, `{}`)
+		}
+		assert.Less(t, base.times()[5], 3*time.Minute, "by the estimates it would be five minutes")
+		over := base.times()[5]
+		assert.GreaterOrEqual(t, over, time.Duration(0))
+	})
+}
+
+func TestWithoutCostTheTokensOfARequestAreLearned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(usedTokens(100))
+		l := &RateLimit{Base: base, Tokens: 10}
+		for range 20 {
+			sendChat(t, l, `{}`)
+		}
+		times := base.times()
+		assert.Equal(t, time.Duration(0), times[5], "600 are there at first")
+		assert.Equal(t, 10*time.Second, times[19]-times[18], "then 10 a second, 100 each")
+	})
+}
+
+func TestLimitsTellWhatIsKnownOfEachKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(
+			status(200, "X-Ratelimit-Limit-Requests", "60", "X-Ratelimit-Remaining-Requests", "59", "X-Ratelimit-Reset-Requests", "1s"),
+			status(429, "Retry-After", "7"),
+		)
+		var seen observed
+		l := &RateLimit{Base: base, Observe: seen.see, Key: HostKey}
+		assert.Empty(t, l.Limits())
+		sendAll(t, l, 1)
+		s := l.Limits()[0]
+		assert.Equal(t, exampleKey, s.Key)
+		assert.Equal(t, "headers", s.Source)
+		assert.InDelta(t, 1, float64(s.Rate), 0.01)
+		assert.InDelta(t, 59, s.Remaining, 0.01)
+		assert.Zero(t, s.Paused)
+		sendAll(t, l, 1)
+		s = l.Limits()[0]
+		assert.Equal(t, time.Now().Add(7*time.Second), s.Paused)
+		assert.Equal(t, []EventKind{EventLimit, EventPause}, seen.kinds())
+
+		own := &RateLimit{Base: script(status(200)), Limit: 5}
+		sendAll(t, own, 1)
+		assert.Equal(t, LimitState{Key: exampleKey, Rate: 5, Source: "setting", Remaining: -1}, own.Limits()[0])
+		none := &RateLimit{Base: script(status(200))}
+		sendAll(t, none, 1)
+		assert.Equal(t, LimitState{Key: exampleKey, Rate: rate.Inf, Remaining: -1}, none.Limits()[0])
+	})
+}
+
+func TestAHookThatPanicsInTheQueueLeavesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Limit: 1, Observe: func(_ context.Context, ev Event) {
+			if ev.Kind == EventQueue {
+				panic("hook")
+			}
+		}}
+		sendAll(t, l, 1)
+		assert.Panics(t, func() { _, _ = l.RoundTrip(get(t)) })
+		assert.Zero(t, l.Limits()[0].Waiting)
+		l.Observe = nil
+		sendAll(t, l, 1)
+		assert.Equal(t, []time.Duration{0, time.Second}, base.times())
+	})
+}
