@@ -26,7 +26,7 @@ func TestACircuitIsOpenedAndClosedByHand(t *testing.T) {
 		assert.Equal(t, []Circuit{{exampleKey, StateOpen, until}}, b.Circuits())
 		_, err := b.RoundTrip(get(t))
 		require.ErrorIs(t, err, ErrCircuitOpen)
-		assert.Equal(t, time.Hour, err.(*Error).RetryAfter) //nolint:errorlint // a refusal is nothing else
+		assert.Equal(t, time.Hour, err.(*Error).RetryAfter)
 
 		time.Sleep(time.Hour)
 		assert.Equal(t, StateHalfOpen, b.State(exampleKey))
@@ -94,7 +94,7 @@ func TestARefusalMayBeAnAnswer(t *testing.T) {
 			require.NoError(t, json.Unmarshal(body, &said))
 			assert.Contains(t, said.Error.Message, "sturdy: circuit open")
 			assert.Equal(t, "circuit_open", said.Error.Code)
-			assert.False(t, Check(resp, nil).(*Error).Retryable(), "an SDK that obeys headers does not ask again") //nolint:errorlint // what Check returns
+			assert.False(t, Check(resp, nil).(*Error).Retryable(), "an SDK that obeys headers does not ask again")
 		}
 	})
 }

@@ -15,10 +15,11 @@
 // Base, has a useful zero value, and works alone and in any order.
 //
 //   - [Retry] sends again what failed in a way that passes, where that is safe.
-//   - [RateLimit] is a token bucket for each key, and holds everybody with that
-//     key when the server answers 429.
+//   - [RateLimit] paces the requests of each key: it learns the server's limits
+//     from its headers and its refusals, and holds everybody with that key when
+//     the server answers 429.
 //   - [Breaker] is a circuit breaker for each host: a server that is down gets a
-//     probe instead of a queue.
+//     probe instead of a queue, and those who waited do not come back all at once.
 //   - [Timeout] gives up an attempt to which no response headers come, and a
 //     body that stalls.
 //

@@ -60,7 +60,6 @@ type wish struct {
 	maxWait time.Duration // of RateLimit
 	circuit *circuit      // nil if there is none
 	patient time.Duration // MaxWait of Breaker
-	queued  func()        // is told if the request has to wait; may be nil
 }
 
 // A turn is a request's place in the queue.
@@ -72,6 +71,7 @@ type turn struct {
 	why     error         // what says so: context.DeadlineExceeded for the context
 	until   time.Time     // how long it waits for the circuit; zero for not at all
 	ready   chan struct{} // closed when the turn has come, or is refused
+	place   *list.Element // in the queue, until it is ready
 	pass    pass
 	err     error // why it is refused
 }
@@ -115,13 +115,14 @@ func (g *gate) idle() bool {
 	return g.pace.rate == 0 && (g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.burst))
 }
 
-// enter returns when it is req's turn, or at once with an error if its turn
-// would come too late, or the circuit is open and it does not wait for that.
-func (g *gate) enter(req *http.Request, w wish) (pass, error) {
+// enter lets req leave, if it may do so at once. Otherwise it returns its turn,
+// to await, or an error if that would come too late, or the circuit is open and
+// req does not wait for that.
+func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	g.mu.Lock()
 	if end := gone(req); end != nil {
 		g.mu.Unlock()
-		return pass{}, end
+		return pass{}, nil, end
 	}
 	began := time.Now()
 	w.circuit.arrived(began)
@@ -129,47 +130,33 @@ func (g *gate) enter(req *http.Request, w wish) (pass, error) {
 		if a, wait := w.circuit.admit(began, req); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
-			return p, nil
+			return p, nil, nil
 		}
 	}
 	t := newTurn(req, began, w)
-	place := g.insert(t)
-	if g.refuse(t, began, g.ahead(place)) {
-		g.remove(place)
+	t.place = g.insert(t)
+	if g.refuse(t, began, g.ahead(t.place)) {
+		g.remove(t.place)
 		g.mu.Unlock()
-		return pass{}, t.err
+		return pass{}, nil, t.err
 	}
 	g.pump(began)
 	g.mu.Unlock()
-	return g.await(req, t, place)
+	return pass{}, t, nil
 }
 
 // await returns when the turn of a request in the queue has come.
-func (g *gate) await(req *http.Request, t *turn, place *list.Element) (p pass, err error) {
-	gives := true // its turn back, also if a hook panics
-	defer func() {
-		if gives {
-			g.quit(t, place)
-			t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
-		}
-	}()
+func (g *gate) await(t *turn) (pass, error) {
 	began := time.Now()
 	select {
 	case <-t.ready:
-	default:
-		if t.queued != nil {
-			t.queued()
-		}
+	case <-t.req.Context().Done():
+	case <-cancelled(t.req):
 	}
-	select {
-	case <-t.ready:
-	case <-req.Context().Done():
-	case <-cancelled(req):
-	}
-	if end := gone(req); end != nil {
+	if end := gone(t.req); end != nil {
+		g.quit(t)
 		return pass{}, end
 	}
-	gives = false
 	t.pass.waited = time.Since(began)
 	return t.pass, t.err
 }
@@ -228,11 +215,10 @@ func (g *gate) remove(place *list.Element) *turn {
 	return t
 }
 
-// quit takes back the turn of a request that was cancelled. If it had come
-// already, the next in the queue has it.
-func (g *gate) quit(t *turn, place *list.Element) {
+// quit takes back the turn of a request that does not wait for it any more. If
+// it had come already, the next in the queue has it.
+func (g *gate) quit(t *turn) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	now := time.Now()
 	select {
 	case <-t.ready:
@@ -246,9 +232,11 @@ func (g *gate) quit(t *turn, place *list.Element) {
 			g.land(&t.pass)
 		}
 	default:
-		g.remove(place)
+		g.remove(t.place)
 	}
 	g.pump(now)
+	g.mu.Unlock()
+	t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
 }
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how

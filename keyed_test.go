@@ -120,7 +120,7 @@ func TestAPausedGateIsNotForgotten(t *testing.T) {
 		assert.False(t, g.idle())
 		time.Sleep(2 * time.Second)
 		assert.True(t, g.idle(), "its bucket is full again")
-		_, err := g.enter(get(t), wish{units: 1})
+		_, _, err := g.enter(get(t), wish{units: 1})
 		require.NoError(t, err)
 		assert.False(t, g.idle(), "a new one would have a full bucket")
 	})

@@ -62,13 +62,12 @@ func (p *passage) open() (err error) {
 		p.limited = p.limit.gates.use(p.limit.keyOf(p.req), p.limit.newGate)
 		p.gate = p.limited.state
 		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
-		w.queued = p.queued
 		if p.limit.Limiter != nil {
 			limited, err = p.limit.waitLimiter(p.req)
 		}
 	}
 	if err == nil {
-		p.pass, err = p.gate.enter(p.req, w)
+		p.pass, err = p.enter(w)
 	}
 	if err != nil {
 		p.tellRefusal(err)
@@ -84,8 +83,24 @@ func (p *passage) open() (err error) {
 	return nil
 }
 
-// queued reports that the request has to wait.
-func (p *passage) queued() { p.tell(true, Event{Kind: EventQueue}) }
+// enter returns when the request may leave the gate.
+func (p *passage) enter(w wish) (pass, error) {
+	leave, t, err := p.gate.enter(p.req, w)
+	if t == nil {
+		return leave, err
+	}
+	told := false
+	defer func() {
+		if !told {
+			p.gate.quit(t) // a hook has panicked
+		}
+	}()
+	if p.limit != nil {
+		p.tell(true, Event{Kind: EventQueue})
+	}
+	told = true
+	return p.gate.await(t)
+}
 
 // learn takes in what became of the request.
 func (p *passage) learn(resp *http.Response, e *Error) {

@@ -10,18 +10,26 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// RateLimit is a layer that paces requests. Those that share a key, by default
-// a host and a credential, leave in the order of their arrival, as fast as
-// Limit allows. If the server answers one of them with 429, or with 503 and a
-// Retry-After, nobody with that key is sent before the time that it asks for,
-// and afterwards they leave one by one, at the rate that the server was seen to
-// take.
+// RateLimit is a layer that sends requests as fast as the server allows, and no
+// faster. Those that share a key, by default a host and a credential, leave in
+// the order of their arrival; one that is sent again keeps its place.
+//
+// What the server allows need not be known. Where its headers tell of limits,
+// in any dialect that [ParseLimits] knows, they are followed up and down, and an
+// exhausted one is waited out. Where they do not, or not of all, the rate is
+// inferred from what the server took and refused. Until anything is known, the
+// first requests leave one by one, then faster and faster, and soon as they
+// come. Limit, Burst and Tokens are a ceiling over all that is learned.
+//
+// If the server answers one request with 429, or with 503 and a Retry-After,
+// nobody with that key is sent before the time that it asks for, and afterwards
+// they leave one by one.
 //
 // A request whose turn would come after its deadline, or after MaxWait, is
 // refused at once with an [ErrWaitTooLong]; RetryAfter says when its turn would
 // have been.
 //
-// The zero value has no limit of its own and obeys the server's.
+// The zero value has no limit of its own, and learns the server's.
 //
 //	client := &http.Client{Transport: &sturdy.RateLimit{
 //		Limit: 50, // requests per second
@@ -35,7 +43,7 @@ type RateLimit struct {
 	Cost    func(*http.Request) int      // the units that a request will use, such as EstimateTokens; nil means as many as requests used before
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m for a server's pause where there is none
-	Fixed   bool                         // do not learn a rate from refusals: wait as told, no more
+	Fixed   bool                         // learn nothing, neither from headers nor from refusals: wait as told, no more; false means learn
 	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credential
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
 

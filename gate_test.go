@@ -1,0 +1,193 @@
+package sturdy
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestWhateverAServerDoesTheGateKeepsItsWord drives a gate with random answers,
+// cancels and arrivals, and looks at what left it.
+func TestWhateverAServerDoesTheGateKeepsItsWord(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			const limit, burst = 20, 5
+			var mu sync.Mutex
+			var sent []time.Duration
+			var pause time.Duration // nobody may leave before
+			began := time.Now()
+			l := &RateLimit{Limit: limit, Burst: burst, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				mu.Lock()
+				at := time.Since(began)
+				assert.GreaterOrEqual(t, at, pause, "nothing leaves while paused")
+				sent = append(sent, at)
+				refuse, takes := random.IntN(20) == 0, time.Duration(random.IntN(300))*time.Millisecond
+				mu.Unlock()
+				time.Sleep(takes)
+				if !refuse {
+					return status(200)(req)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				pause = max(pause, time.Since(began)+2*time.Second)
+				return status(429, "Retry-After", "2")(req)
+			})}
+			var wg sync.WaitGroup
+			for range 300 {
+				gap, patience := time.Duration(random.IntN(80))*time.Millisecond, time.Duration(random.IntN(20_000))*time.Millisecond
+				time.Sleep(gap)
+				wg.Go(func() {
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					time.AfterFunc(patience, cancel)
+					_, _ = l.RoundTrip(get(t).WithContext(ctx))
+				})
+			}
+			wg.Wait()
+			require.Greater(t, len(sent), 50)
+			for i := range sent {
+				for j := i + burst; j < len(sent); j++ {
+					most := (sent[j]-sent[i]).Seconds()*limit + burst + 1e-6
+					require.LessOrEqual(t, float64(j-i+1), most, "no interval carries more than rate × time + burst")
+				}
+			}
+			assert.Zero(t, l.Limits()[0].InFlight)
+			assert.Zero(t, l.Limits()[0].Waiting)
+		})
+	}
+}
+
+func TestACancelNeverDelaysOthers(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			run := func(cancels bool) (left []time.Duration) {
+				random := rand.New(rand.NewPCG(seed, 1))
+				began := time.Now()
+				base := script(status(200))
+				l := &RateLimit{Base: base, Limit: 10}
+				times := make([]time.Duration, 100)
+				var wg sync.WaitGroup
+				for i := range times {
+					goes, after := random.IntN(3) == 0, time.Duration(random.IntN(5000))*time.Millisecond
+					wg.Go(func() {
+						ctx, cancel := context.WithCancel(t.Context())
+						defer cancel()
+						if cancels && goes {
+							time.AfterFunc(after, cancel)
+						}
+						if _, err := l.RoundTrip(get(t).WithContext(ctx)); err == nil && !goes {
+							times[i] = time.Since(began)
+						}
+					})
+					synctest.Wait()
+				}
+				wg.Wait()
+				return times
+			}
+			all, some := run(false), run(true)
+			for i := range all {
+				assert.LessOrEqual(t, some[i].Truncate(time.Microsecond), all[i]) // nanoseconds are rounded up
+			}
+		})
+	}
+}
+
+func TestColdStartIsGentleAndSoonOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(after(500*time.Millisecond, status(200)))
+		l := &RateLimit{Base: base}
+		sendAll(t, l, 1000)
+		times := base.times()
+		at := func(d time.Duration) int {
+			n, _ := slices.BinarySearch(times, d+1)
+			return n
+		}
+		assert.LessOrEqual(t, at(0), 1, "who knows whether the server takes more")
+		assert.LessOrEqual(t, at(60*time.Millisecond), 3)
+		assert.LessOrEqual(t, at(499*time.Millisecond), 16)
+		assert.Less(t, times[999], 3*time.Second)
+
+		before := time.Since(base.began)
+		sendAll(t, l, 1000)
+		assert.Equal(t, before+500*time.Millisecond, time.Since(base.began), "nobody waits any more")
+	})
+}
+
+func TestColdStartDoesNotHoldUpAServerThatAnswersFast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(after(time.Millisecond, status(200)))
+		l := &RateLimit{Base: base}
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for range 100 {
+					_, _ = l.RoundTrip(get(t))
+				}
+			})
+		}
+		wg.Wait()
+		assert.Less(t, time.Since(base.began), 120*time.Millisecond, "100 would be best")
+	})
+}
+
+func TestAHundredThousandWaitersAreNotHeavy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	g := newGate(1, 1)
+	req := get(t)
+	_, _, err := g.enter(req, wish{units: 1})
+	require.NoError(t, err)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const n = 100_000
+	now := time.Now()
+	g.mu.Lock()
+	for range n {
+		g.insert(newTurn(req, now, wish{units: 1}))
+	}
+	g.mu.Unlock()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	assert.Less(t, after.HeapAlloc-before.HeapAlloc, uint64(100<<20))
+	assert.Equal(t, n, g.queue.Len())
+}
+
+func BenchmarkGate(b *testing.B) {
+	base := rtFunc(func(req *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	})
+	b.Run("idle", func(b *testing.B) {
+		g := newGate(1e12, 1)
+		req := get(b)
+		b.ReportAllocs()
+		for b.Loop() {
+			p, _, err := g.enter(req, wish{units: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			g.taken(&p, p.at, nil)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		l := &RateLimit{Base: base}
+		req := get(b)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				_, _ = l.RoundTrip(req)
+			}
+		})
+	})
+}
