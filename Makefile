@@ -29,13 +29,18 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s%s\n", $$1, $$2}' Makefile
 
 .PHONY: test
-test: ## Run all that CI tests: gofmt, go mod tidy, go vet, go test -race
+test: ## Run all that CI tests: gofmt, go mod tidy, go vet, go test -race, simulations
 	@echo '#include <stdlib.h>' | $$(go env CC) -E -xc - >/dev/null 2>&1 || \
 		{ echo "go test -race needs a C compiler. On Debian: apt-get install gcc libc6-dev"; exit 1; }
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted, make fmt does it:"; echo "$$files"; exit 1; fi
 	$(call each,go mod tidy -diff)
 	$(call each,go vet ./...)
 	$(call each,go test -race -shuffle=on -timeout=$(TIMEOUT) ./...)
+	go test -run='^TestSim' -count=1 .
+
+.PHONY: sim
+sim: ## Print how near RateLimit and Breaker come to what a server allows
+	@go test -run='^TestSim' -count=1 -v . | sed -n 's/^ *|/|/p; /^--- FAIL/p; /^ok/p; /^FAIL/p'
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint as .golangci.yml says

@@ -237,6 +237,16 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 	return admission{generation: c.generation, probe: c.probe}, 0
 }
 
+// probes reports whether the next that is admitted at now is a probe.
+func (c *circuit) probes(now time.Time) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.until.IsZero() && !now.Before(c.until) && (c.probe == nil || !now.Before(c.probe.until))
+}
+
 // refusal returns why a request does not wait for the circuit until then; nil if
 // it does, or need not.
 func (c *circuit) refusal(now, until time.Time, req *http.Request) *Error {
@@ -464,7 +474,7 @@ func later(a, b time.Time) time.Time {
 }
 
 // A ramp lets those return who waited for a circuit to close: at a tenth of the
-// rate at which requests came before, twice as fast each second, and up to a
+// rate at which requests came before, twice as fast each half second, and up to a
 // little more than that rate, until all who waited are gone.
 type ramp struct {
 	began time.Time // when the circuit closed; zero if nobody has to be slow
@@ -477,8 +487,9 @@ type ramp struct {
 }
 
 const (
-	rampStart  = 0.1  // of the rate before
-	rampMost   = 1.15 // of it: what is left of the server's room serves those who waited
+	rampStart  = 0.1 // of the rate before
+	rampMost   = 1.1 // of it: what is left of the server's room serves those who waited
+	rampDouble = 500 * time.Millisecond
 	rampWindow = 5 * time.Second
 )
 
@@ -517,12 +528,13 @@ func (r *ramp) admit(now time.Time) time.Duration {
 		return d
 	}
 	most := rampMost * max(r.base, r.flow(now))
-	perSecond := max(rampStart*r.base, 1) * math.Exp2(now.Sub(r.began).Seconds())
+	perSecond := max(rampStart*r.base, 1) * math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds())
 	if perSecond >= most && now.Sub(r.next) > time.Second {
 		r.began = time.Time{} // for a while nobody has had to wait
 		return 0
 	}
 	// In the time until the next, the rate grows on.
-	r.next = r.next.Add(seconds64(max(math.Log2(1+math.Ln2/perSecond), 1/most)))
+	double := rampDouble.Seconds()
+	r.next = r.next.Add(seconds64(max(double*math.Log2(1+math.Ln2/(perSecond*double)), 1/most)))
 	return 0
 }

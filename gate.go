@@ -65,15 +65,16 @@ type wish struct {
 // A turn is a request's place in the queue.
 type turn struct {
 	wish
-	req     *http.Request
-	arrived time.Time
-	latest  time.Time     // a turn after this is of no use; zero for any
-	why     error         // what says so: context.DeadlineExceeded for the context
-	until   time.Time     // how long it waits for the circuit; zero for not at all
-	ready   chan struct{} // closed when the turn has come, or is refused
-	place   *list.Element // in the queue, until it is ready
-	pass    pass
-	err     error // why it is refused
+	req      *http.Request
+	arrived  time.Time
+	attempts int           // how often it was sent, this time included
+	latest   time.Time     // a turn after this is of no use; zero for any
+	why      error         // what says so: context.DeadlineExceeded for the context
+	until    time.Time     // how long it waits for the circuit; zero for not at all
+	ready    chan struct{} // closed when the turn has come, or is refused
+	place    *list.Element // in the queue, until it is ready
+	pass     pass
+	err      error // why it is refused
 }
 
 // A pass is what a request takes along when it leaves.
@@ -164,7 +165,7 @@ func (g *gate) await(t *turn) (pass, error) {
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
 	t := &turn{wish: w, req: req, arrived: now, why: errMaxHold, ready: make(chan struct{})}
 	if c := callOf(req); c != nil {
-		t.arrived = c.began
+		t.arrived, t.attempts = c.began, int(c.attempt.Load())
 	}
 	if w.maxWait > 0 {
 		t.latest, t.why = now.Add(w.maxWait+1), errMaxWait // a turn at MaxWait is in time
@@ -291,6 +292,9 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	}
 	g.flying++
 	if !g.fixed {
+		if g.pace.ledger == nil {
+			g.pace.ledger = new(ledger)
+		}
 		g.pace.ledger.add(now, g.left.requests, w.units)
 	}
 	p := pass{gate: g, at: now, mark: g.left, units: w.units, flies: true, circuit: w.circuit, admitted: a}
@@ -396,6 +400,9 @@ func (g *gate) pump(now time.Time) {
 			next = min(next, d)
 			break
 		}
+		if t.circuit.probes(now) {
+			e, t = g.leastTried(e, t)
+		}
 		a, d := t.circuit.admit(now, t.req)
 		if d > 0 {
 			next = min(next, d)
@@ -405,13 +412,25 @@ func (g *gate) pump(now time.Time) {
 			e = e.Next()
 			continue
 		}
-		after := e.Next()
 		g.remove(e)
 		t.pass = g.leave(now, t.wish, a)
 		close(t.ready)
-		e = after
+		e = g.queue.Front()
 	}
 	g.wake(next)
+}
+
+// leastTried returns which of those in the queue, from t on, is to be the probe of
+// t's circuit: the first of those that were sent least often. A probe costs an
+// attempt, and whoever is the first in the queue should not pay for all of them.
+func (g *gate) leastTried(e *list.Element, t *turn) (*list.Element, *turn) {
+	best, least := e, t
+	for e = e.Next(); e != nil && least.attempts > 1; e = e.Next() {
+		if other, _ := e.Value.(*turn); other.circuit == t.circuit && other.attempts < least.attempts {
+			best, least = e, other
+		}
+	}
+	return best, least
 }
 
 func (g *gate) wake(d time.Duration) {
@@ -553,7 +572,7 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 			g.known = append(g.known, &meter{name: b.Name, unit: b.Unit, each: 1})
 		}
 		m := g.known[i]
-		m.hear(b, ok, p.at, now, p.mark, g.left, &g.pace.ledger)
+		m.hear(b, ok, p.at, now, p.mark, g.left, g.pace.ledger)
 		if newest {
 			g.meters = append(g.meters, m)
 		}

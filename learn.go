@@ -44,7 +44,7 @@ type pace struct {
 	lowest float64 // number of the request
 	whole  float64 // burst is not more than that
 	told   float64 // what headers said then
-	ledger ledger
+	ledger *ledger // nil before the first request
 }
 
 const (
