@@ -22,7 +22,8 @@ func TestWhateverAServerDoesTheGateKeepsItsWord(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			const limit, burst = 20, 5
-			var mu sync.Mutex
+			server := rand.New(rand.NewPCG(seed, 1))
+			var mu sync.Mutex // guards what follows, and server
 			var sent []time.Duration
 			var pause time.Duration // nobody may leave before
 			began := time.Now()
@@ -31,7 +32,7 @@ func TestWhateverAServerDoesTheGateKeepsItsWord(t *testing.T) {
 				at := time.Since(began)
 				assert.GreaterOrEqual(t, at, pause, "nothing leaves while paused")
 				sent = append(sent, at)
-				refuse, takes := random.IntN(20) == 0, time.Duration(random.IntN(300))*time.Millisecond
+				refuse, takes := server.IntN(20) == 0, time.Duration(server.IntN(300))*time.Millisecond
 				mu.Unlock()
 				time.Sleep(takes)
 				if !refuse {
