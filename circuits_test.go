@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -226,4 +227,46 @@ func TestBreakerReportsBadSettings(t *testing.T) {
 		_, err := b.RoundTrip(get(t))
 		assert.ErrorContains(t, err, field)
 	}
+}
+
+func TestStreamsThatStallOpenTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := &Transport{
+			Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				resp := answer(req, 200, "")
+				r, w := io.Pipe()
+				context.AfterFunc(req.Context(), func() { w.CloseWithError(req.Context().Err()) })
+				resp.Body = r
+				return resp, nil
+			}),
+			Timeout: Timeout{Idle: 10 * time.Second},
+			Breaker: Breaker{Failures: 3},
+		}
+		for range 3 {
+			assert.Equal(t, StateClosed, rt.Breaker.State(exampleKey))
+			resp, err := rt.RoundTrip(get(t))
+			require.NoError(t, err)
+			_, err = io.ReadAll(resp.Body)
+			require.ErrorIs(t, err, ErrTimeout)
+			require.NoError(t, resp.Body.Close())
+		}
+		assert.Equal(t, StateOpen, rt.Breaker.State(exampleKey))
+	})
+}
+
+func TestCallersWhoCloseAStreamEarlyOpenNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Breaker{Failures: 1, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, 200, "")
+			resp.Body, _ = io.Pipe()
+			return resp, nil
+		})}
+		for range 5 {
+			resp, err := b.RoundTrip(get(t))
+			require.NoError(t, err)
+			go resp.Body.Close()
+			_, _ = io.ReadAll(resp.Body)
+		}
+		assert.Equal(t, StateClosed, b.State(exampleKey))
+	})
 }
