@@ -29,7 +29,7 @@ func (m *breakerModel) lets(now time.Time) bool { return !now.Before(m.until) }
 // hears takes in an outcome; opened is how long the circuit said that it opens.
 func (m *breakerModel) hears(outcome error, now time.Time, opened time.Duration) {
 	half := !m.until.IsZero()
-	switch outcome { //nolint:errorlint // the values themselves
+	switch outcome {
 	case nil:
 		m.run, m.until = 0, time.Time{}
 	case errFailed:

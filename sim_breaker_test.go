@@ -107,7 +107,7 @@ func down(from, to time.Duration, answer sturdytest.Step) *sturdytest.Server {
 // simTable collects what scenarios show, one row each.
 type simTable struct{ rows []string }
 
-func (s *simTable) add(name, format string, args ...any) {
+func (s *simTable) addf(name, format string, args ...any) {
 	s.rows = append(s.rows, fmt.Sprintf("| %-42s | ", name)+fmt.Sprintf(format, args...)+" |")
 }
 
@@ -129,7 +129,7 @@ func TestSimBreaker(t *testing.T) {
 			}
 			_, most := arrived(srv, to, 20*time.Minute)
 			_, before := arrived(srv, 0, from)
-			table.add("60 s of fast 503s, callers wait 90 s", "%d of %d failed, %.3f requests a call in the outage, peak %.2f of the peak before, %.2f of 50/s",
+			table.addf("60 s of fast 503s, callers wait 90 s", "%d of %d failed, %.3f requests a call in the outage, peak %.2f of the peak before, %.2f of 50/s",
 				failed(calls), len(calls), float64(sent)/float64(came), float64(most)/float64(before), float64(most)/50)
 			assert.Zero(t, failed(calls))
 			assert.LessOrEqual(t, float64(sent), 0.05*float64(came))
@@ -150,7 +150,7 @@ func TestSimBreaker(t *testing.T) {
 					slowest = max(slowest, c.took)
 				}
 			}
-			table.add("the same, callers without a deadline", "refused in %v at most, first success %.1f s after recovery", slowest, first.Seconds())
+			table.addf("the same, callers without a deadline", "refused in %v at most, first success %.1f s after recovery", slowest, first.Seconds())
 			assert.Less(t, slowest, time.Millisecond)
 			assert.LessOrEqual(t, first, 6*time.Second)
 		})
@@ -169,7 +169,7 @@ func TestSimBreaker(t *testing.T) {
 					next = s.At
 				}
 			}
-			table.add("503s with Retry-After 20", "%d failed, next request %v after the last 503 (to a second)", failed(calls), next-last)
+			table.addf("503s with Retry-After 20", "%d failed, next request %v after the last 503 (to a second)", failed(calls), next-last)
 			assert.Zero(t, failed(calls))
 			assert.GreaterOrEqual(t, next-last, 20*time.Second)
 			assert.LessOrEqual(t, next-last, 21*time.Second)
@@ -192,7 +192,7 @@ func TestSimBreaker(t *testing.T) {
 					resp.Body.Close()
 				}
 			}
-			table.add("failures that take 30 s, one by one", "opens after %v", opened)
+			table.addf("failures that take 30 s, one by one", "opens after %v", opened)
 			assert.Equal(t, 300*time.Second, opened)
 		})
 	})
@@ -210,7 +210,7 @@ func TestSimBreaker(t *testing.T) {
 			return share
 		}
 		alone, with := half(-1, -1), half(0, 0)
-		table.add("half of all calls fail for 60 s", "%.1f %% succeed, with Retry alone %.1f %%", 100*with, 100*alone)
+		table.addf("half of all calls fail for 60 s", "%.1f %% succeed, with Retry alone %.1f %%", 100*with, 100*alone)
 		assert.GreaterOrEqual(t, with, alone-0.03)
 	})
 
@@ -225,7 +225,7 @@ func TestSimBreaker(t *testing.T) {
 				}
 			}}
 			calls := (&openLoop{rt: rt, perSecond: 50, lasts: 5 * time.Minute, patience: 90 * time.Second}).run(t)
-			table.add("30 % fail for five minutes", "opens %d times, %.2f %% succeed", opened, 100-100*float64(failed(calls))/float64(len(calls)))
+			table.addf("30 % fail for five minutes", "opens %d times, %.2f %% succeed", opened, 100-100*float64(failed(calls))/float64(len(calls)))
 			assert.Zero(t, opened)
 		})
 	})
@@ -240,7 +240,7 @@ func TestSimBreaker(t *testing.T) {
 				}
 			}}
 			(&openLoop{rt: rt, perSecond: 50, lasts: 2 * time.Minute, cancels: 0.1}).run(t)
-			table.add("10 % of the callers cancel", "opens %d times", opened)
+			table.addf("10 % of the callers cancel", "opens %d times", opened)
 			assert.Zero(t, opened)
 		})
 	})
@@ -281,7 +281,7 @@ func TestSimBreaker(t *testing.T) {
 			bound := (3000.0-50)/50 + 30
 			share := bound / time.Since(began).Seconds()
 			sent, _ := arrived(srv, 20*time.Second, 50*time.Second)
-			table.add("3,000 at 50/s, down from 20 s to 50 s", "%d failed, %.1f %% of the bound, %d requests in the outage", lost, 100*share, sent)
+			table.addf("3,000 at 50/s, down from 20 s to 50 s", "%d failed, %.1f %% of the bound, %d requests in the outage", lost, 100*share, sent)
 			assert.Zero(t, lost)
 			assert.GreaterOrEqual(t, share, 0.92)
 			assert.Less(t, sent, 100)
@@ -320,7 +320,7 @@ func TestSimBreaker(t *testing.T) {
 			return times
 		}
 		alone, beside := live(false), live(true)
-		table.add("two hosts, one dead", "the live one: %d calls, all as if alone: %v", len(beside), slices.Equal(alone, beside))
+		table.addf("two hosts, one dead", "the live one: %d calls, all as if alone: %v", len(beside), slices.Equal(alone, beside))
 		assert.Equal(t, alone, beside)
 	})
 
@@ -357,7 +357,7 @@ func TestSimBreaker(t *testing.T) {
 			}
 		}
 		heap := int64(after.HeapAlloc) - int64(before.HeapAlloc)
-		table.add("100,000 keys", "%.1f MiB, %d of 100 circuits still open", float64(heap)/(1<<20), open)
+		table.addf("100,000 keys", "%.1f MiB, %d of 100 circuits still open", float64(heap)/(1<<20), open)
 		assert.Less(t, heap, int64(4<<20))
 		assert.Equal(t, 100, open)
 		runtime.KeepAlive(b)
