@@ -24,7 +24,6 @@ type meter struct {
 	trust  float64   // how much of rate is believed; 1 unless requests were refused for which there was room
 	born   time.Time // when it was heard of first
 	window bool      // not a bucket
-	proven bool      // window is more than a guess
 	mark   toll      // what had left when the newest answer's request did
 	anchor sighting  // what the kind is told by
 
@@ -249,7 +248,7 @@ func (m *meter) sight(s sighting, b Bucket, rate float64, exact time.Duration) {
 		if expected < 4*max(exact, 50*time.Millisecond) {
 			break
 		}
-		m.window, m.proven = moved < expected/2, true
+		m.window = moved < expected/2
 		*a = s
 	}
 }

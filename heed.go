@@ -1,0 +1,204 @@
+package sturdy
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// What a gate makes of the answers to the requests that have left it.
+
+// landed notes that a request which left is not out any more.
+func (g *gate) landed(p *pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.land(p)
+	if g.queue.Len() > 0 {
+		g.pump(time.Now())
+	}
+}
+
+// taken notes that the server took a request, or that at least nothing is known
+// to the contrary.
+func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	flying := g.flying
+	g.land(p)
+	if !g.fixed {
+		g.pace.taken(flying)
+		g.hear(p, true, now, buckets)
+	}
+	if g.queue.Len() > 0 {
+		g.pump(now)
+	}
+}
+
+// refused holds everybody for d, because the server refused a request, and
+// returns until when, zero if nobody is held, and whether that is news. Those whose turn would now come
+// too late are refused. With learn, the others will leave paced.
+func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, news bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	g.land(p)
+	g.hear(p, false, now, buckets)
+	resume := now
+	if until := now.Add(d); d > 0 && until.After(g.paused) {
+		g.paused = until
+	}
+	if g.paused.After(now) {
+		resume = g.paused
+	}
+	// Requests that were on their way together are refused together: that is
+	// one piece of news.
+	news = p.mark.requests > g.cut
+	if news {
+		g.cut = g.left.requests
+	}
+	if learn && !g.fixed && !g.blind(p) {
+		if news {
+			for _, m := range g.meters {
+				m.trust = max(0.98*m.trust, 0.5)
+			}
+			g.pace.refused(now, p.at, p.mark.requests, resume, g.meterRate())
+		} else {
+			g.pace.also(p.at, p.mark.requests, resume)
+		}
+	}
+	g.drain(now, resume)
+	g.review(now)
+	if !resume.After(now) && g.pace.rate == 0 {
+		return time.Time{}, news
+	}
+	return resume, news
+}
+
+// blind reports whether a request left before the server's headers had told of
+// its limits, so that its refusal says nothing against them.
+func (g *gate) blind(p *pass) bool {
+	return slices.ContainsFunc(g.meters, func(m *meter) bool { return !p.at.After(m.born) })
+}
+
+// hear takes in what an answer says of the server's limits.
+func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
+	if g.fixed || len(buckets) == 0 {
+		return
+	}
+	newest := true
+	for _, m := range g.meters {
+		newest = newest && p.mark.requests > m.mark.requests
+	}
+	if newest {
+		g.meters = g.meters[:0]
+	}
+	for _, b := range buckets {
+		if !meterable(b) {
+			continue
+		}
+		i := slices.IndexFunc(g.known, func(m *meter) bool { return m.name == b.Name && m.unit == b.Unit })
+		if i < 0 {
+			if len(g.known) == maxLimits {
+				continue
+			}
+			i = len(g.known)
+			g.known = append(g.known, &meter{name: b.Name, unit: b.Unit, each: 1})
+		}
+		m := g.known[i]
+		m.hear(b, ok, p.at, now, p.mark, g.left, g.pace.ledger)
+		if newest {
+			g.meters = append(g.meters, m)
+		}
+	}
+}
+
+// settle takes in that a request used so many tokens.
+func (g *gate) settle(p *pass, used float64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.tokens
+	now := time.Now()
+	m.spend(now, used-p.charged)
+	if p.units > 0 {
+		if m.each == 0 {
+			m.each = used / p.units
+		}
+		m.each += (used/p.units - m.each) * meterWeight
+	}
+	if g.queue.Len() > 0 {
+		g.pump(now)
+	}
+}
+
+// state returns what is known at now.
+func (g *gate) state(now time.Time) LimitState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := LimitState{Rate: rate.Inf, Remaining: -1, Waiting: g.queue.Len(), InFlight: g.flying}
+	if now.Before(g.paused) {
+		s.Paused = g.paused
+	}
+	for _, m := range g.meters {
+		if left := max(m.levelAt(now), 0); s.Remaining < 0 || left < s.Remaining {
+			s.Remaining = left
+		}
+	}
+	least := func(r float64, source string) {
+		if r > 0 && rate.Limit(r) < s.Rate {
+			s.Rate, s.Source = rate.Limit(r), source
+		}
+	}
+	least(float64(g.limit), "setting")
+	least(g.meterRate(), "headers")
+	if g.pace.rate > 0 {
+		least(g.pace.current(), "refusals")
+	}
+	return s
+}
+
+// news returns the rate that the server allows, if it is another than the last
+// that news returned, by more than a tenth.
+func (g *gate) news() (perSecond float64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.meterRate()
+	if p := g.pace.rate; p > 0 && !g.pace.rough && (r == 0 || p < r) {
+		r = p
+	}
+	if r == 0 || math.Abs(r-g.said) <= g.said/10 {
+		return 0, false
+	}
+	g.said = r
+	return r, true
+}
+
+// meterRate is how many requests a second the server's headers allow; 0 if they
+// do not say.
+func (g *gate) meterRate() float64 {
+	least := 0.
+	for _, m := range g.meters {
+		if r := m.perSecond(); r > 0 && (least == 0 || r < least) {
+			least = r
+		}
+	}
+	return least
+}
+
+// drain makes the bucket new, empty but for one token after a pause: nothing
+// accrues while the key is paused, and there is no burst after it.
+func (g *gate) drain(now, resume time.Time) {
+	limit, burst := g.limit, g.burst
+	if g.pace.rate != 0 {
+		limit, burst = min(limit, rate.Limit(g.pace.current())), 1
+	}
+	if limit == rate.Inf {
+		g.bucket = nil
+		return
+	}
+	g.bucket = rate.NewLimiter(limit, burst)
+	// One may leave at resume, unless that is too soon after the last.
+	g.bucket.AllowN(later(now, resume.Add(-ceilSeconds(1/float64(limit)))), burst)
+	g.spare = 0
+}
