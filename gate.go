@@ -136,7 +136,8 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	t := newTurn(req, began, w)
 	t.place = g.insert(t)
-	if g.refuse(t, began, g.ahead(t.place)) {
+	o := g.outlook(began)
+	if g.refuse(t, began, &o, g.ahead(t.place)) {
 		g.remove(t.place)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
@@ -342,33 +343,44 @@ func (g *gate) ahead(place *list.Element) int {
 	return n
 }
 
-// turnIn estimates how long a request with so many ahead of it will wait, as
-// far as that is known: not by a pace that is only a guess.
-func (g *gate) turnIn(now time.Time, ahead int, units float64) time.Duration {
-	start := now
-	if g.paused.After(now) {
-		start = g.paused
+// An outlook is what the turns of all in a queue are estimated by.
+type outlook struct {
+	start  time.Time  // when the pause is over
+	limit  rate.Limit // requests per second then; rate.Inf if that is unknown
+	tokens float64    // in the bucket then
+}
+
+func (g *gate) outlook(now time.Time) outlook {
+	o := outlook{start: later(now, g.paused), limit: rate.Inf}
+	limit := g.limitAt(o.start)
+	if g.bucket != nil && !g.pace.rough { // else it is only a guess
+		o.limit, o.tokens = limit, g.bucket.TokensAt(o.start)+float64(g.spare)
 	}
+	return o
+}
+
+// turnIn estimates how long a request with so many ahead of it will wait.
+func (g *gate) turnIn(now time.Time, o *outlook, ahead int, units float64) time.Duration {
 	wait := time.Duration(0)
-	for m := range g.limits() {
-		wait = max(wait, m.turnIn(start, ahead, units))
+	if g.tokens != nil {
+		wait = g.tokens.turnIn(o.start, ahead, units)
 	}
-	limit := g.limitAt(start)
-	if g.bucket != nil && limit != rate.Inf && !g.pace.rough {
-		if missing := float64(ahead+1-g.spare) - g.bucket.TokensAt(start); missing > 0 {
-			wait = max(wait, ceilSeconds(missing/float64(limit)))
-		}
+	for _, m := range g.meters {
+		wait = max(wait, m.turnIn(o.start, ahead, units))
 	}
-	return start.Sub(now) + wait
+	if missing := float64(ahead+1) - o.tokens; missing > 0 && o.limit != rate.Inf {
+		wait = max(wait, ceilSeconds(missing/float64(o.limit)))
+	}
+	return o.start.Sub(now) + wait
 }
 
 // refuse reports whether it is of no use to t to wait, and says so in it.
-func (g *gate) refuse(t *turn, now time.Time, ahead int) bool {
+func (g *gate) refuse(t *turn, now time.Time, o *outlook, ahead int) bool {
 	if e := t.circuit.refusal(now, t.until, t.req); e != nil {
 		t.err = e
 		return true
 	}
-	wait := g.turnIn(now, ahead, t.units)
+	wait := g.turnIn(now, o, ahead, t.units)
 	inTime := now.Add(wait).Before(t.latest)
 	if t.latest.IsZero() {
 		inTime = g.paused.Sub(now) <= maxHold
@@ -453,11 +465,11 @@ func (g *gate) wake(d time.Duration) {
 // review refuses those for whom waiting has become of no use, and lets leave
 // who may: after a pause has begun, or a circuit has changed.
 func (g *gate) review(now time.Time) {
-	ahead := 0
+	ahead, o := 0, g.outlook(now)
 	for e := g.queue.Front(); e != nil; {
 		t, _ := e.Value.(*turn)
 		next := e.Next()
-		if g.refuse(t, now, ahead) {
+		if g.refuse(t, now, &o, ahead) {
 			g.remove(e)
 			close(t.ready)
 		} else {
