@@ -26,6 +26,7 @@ type meter struct {
 	window bool      // not a bucket
 	mark   toll      // what had left when the newest answer's request did
 	anchor sighting  // what the kind is told by
+	fine   bool      // resets are not in whole seconds
 
 	each       float64  // units that the server charges for one of Cost's; 0 if unknown
 	perRequest float64  // and for a request
@@ -60,7 +61,7 @@ func (m *meter) wait(now time.Time, n float64) time.Duration {
 	n = min(n, m.limit)            // too much for the bucket: when it is full
 	if !m.window && m.unit != "" { // of the server
 		// Requests may overtake each other on their way to the server.
-		n = min(n+min((m.limit-1)/5, 2), m.limit)
+		n = min(n+min((m.limit-1)/5, m.rate/5, 2), m.limit)
 	}
 	have := m.levelAt(now)
 	switch {
@@ -196,9 +197,12 @@ func (m *meter) tell(s sighting, b Bucket, ok, fresh bool) {
 		return
 	}
 	rate := spent / reset
-	exact := time.Millisecond
-	if b.Reset%time.Second == 0 {
-		exact = time.Second
+	if b.Reset%time.Second != 0 {
+		m.fine = true
+	}
+	exact := time.Second
+	if m.fine {
+		exact = time.Millisecond
 	}
 	if fresh {
 		m.sight(s, b, rate, exact)
@@ -207,29 +211,22 @@ func (m *meter) tell(s sighting, b Bucket, ok, fresh bool) {
 		m.rate = m.limit / b.Window.Seconds() * meterShy
 		return
 	}
-	// Remaining and reset are rounded: by how much does that blur the rate?
-	blur := exact.Seconds() / reset
-	if m.rate != 0 && (!ok || !fresh) {
-		// Who is refused finds the bucket anywhere below one token, and what is
-		// late never raises anything.
-		if !ok || spent > 1 {
-			reset -= exact.Seconds()
-		}
-		if reset > 0 {
-			m.rate = min(m.rate, spent/reset*meterShy)
-		}
-		return
+	// Remaining and reset are rounded. Only of a bucket that was full before, it
+	// is known how much is missing.
+	lo, hi := (spent-1)/(reset+exact.Seconds()), math.Inf(1)
+	if reset > exact.Seconds() {
+		hi = spent / (reset - exact.Seconds())
 	}
-	if spent > 1 || !ok { // else the bucket was full
-		blur += 1 / spent
-		rate *= (spent - 0.5) / spent // of the token that is not whole, there is a half
+	switch full := ok && spent == 1 && (m.limit == 1 || m.rate == 0); {
+	case full:
+		lo, hi = rate, rate
+	case m.rate == 0:
+		m.rate = (spent - 0.5) / reset * meterShy
 	}
-	rate *= meterShy
-	if m.rate == 0 || math.Abs(rate-m.rate) > 3*blur*m.rate {
-		m.rate = rate
-		return
+	if !fresh && m.rate != 0 {
+		lo = 0 // what is late never raises anything
 	}
-	m.rate += (rate - m.rate) * min(0.01/blur, 0.5)
+	m.rate = min(max(m.rate, lo*meterShy), hi*meterShy)
 }
 
 // sight finds out what kind of limit this is.
