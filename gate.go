@@ -353,7 +353,7 @@ type outlook struct {
 func (g *gate) outlook(now time.Time) outlook {
 	o := outlook{start: later(now, g.paused), limit: rate.Inf}
 	limit := g.limitAt(o.start)
-	if g.bucket != nil && !g.pace.rough { // else it is only a guess
+	if g.bucket != nil && !g.pace.guess() { // else it is only a guess
 		o.limit, o.tokens = limit, g.bucket.TokensAt(o.start)+float64(g.spare)
 	}
 	return o

@@ -59,13 +59,14 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 		g.cut = g.left.requests
 	}
 	if learn && !g.fixed && !g.blind(p) {
+		r := rejection{p.mark.requests, p.at, now, resume, g.meterRate()}
 		if news {
 			for _, m := range g.meters {
 				m.trust = max(0.98*m.trust, 0.5)
 			}
-			g.pace.refused(now, p.at, p.mark.requests, resume, g.meterRate())
+			g.pace.refused(r)
 		} else {
-			g.pace.also(p.at, p.mark.requests, resume)
+			g.pace.also(r)
 		}
 	}
 	g.drain(now, resume)
@@ -164,7 +165,7 @@ func (g *gate) news() (perSecond float64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.meterRate()
-	if p := g.pace.rate; p > 0 && !g.pace.rough && (r == 0 || p < r) {
+	if p := g.pace.rate; p > 0 && !g.pace.guess() && (r == 0 || p < r) {
 		r = p
 	}
 	if r == 0 || math.Abs(r-g.said) <= g.said/10 {

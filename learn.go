@@ -15,13 +15,20 @@ import (
 // begins the same way (RFC 5681, section 3.1, RFC 6928), and for the same
 // reason: what is in flight when the first refusal comes back is lost.
 //
-// After the first refusal the pace is found in slow start, as in TCP. Each
-// further refusal tells what the rate is, see ledger.fit. The pace stays a
-// little below that, and tries what is above it only now and then, and the
-// less often the more that costs: a limit that was raised is found in the time
-// that the costs of looking for it allow. As it goes up faster and faster then,
-// a limit that has doubled is found in some seconds, and one that has not is
-// exceeded by little.
+// The second refusal is sought in slow start, as in TCP. From then on it is
+// known between which rates the server's must be, see finding. The pace begins
+// at the lower end and goes up until the next refusal, which narrows that
+// down. Each costs the pause that the server asks for, so once the rate is
+// known well the pace stays there, and tries what is above it only now and then:
+// the less often the more that costs, and the longer the rate has been the same.
+// As it goes up faster and faster then, a limit that has doubled is found in
+// some seconds, and one that has not is exceeded by little.
+//
+// A refusal that contradicts what is known means that the limit has changed,
+// and then the newer counts. If that happens again and again, others share the
+// limit, and what one client sees of it tells little of the whole. Then each
+// refusal slows down by the same part and time brings it back: as who sends more
+// is refused more often, all come to send the same.
 //
 // Nothing here has a scale of its own, so it serves 2 requests a second as well
 // as 500.
@@ -30,21 +37,29 @@ type pace struct {
 	out    int     // how many were out at once
 	warm   bool    // the cold start is over
 
-	rate  float64       // requests per second that the server seems to take; 0 if it refused none
-	rough bool          // rate is where slow start began
+	rate  float64       // requests per second from which the course begins; 0 if the server refused none
+	rough bool          // it is the course of slow start
+	shy   float64       // part of the rate that is left unused
+	hold  time.Duration // time in use until more is tried
+	step  float64       // how much more then, as a part of the rate
+	ramp  float64       // in so many seconds; twice as much in the next
 	used  time.Duration // time in use since the last refusal
 	last  time.Time     // when it was used last
-	hold  time.Duration // time in use until more is tried
-	step  float64       // of the rate: how trying more begins
-	delay time.Duration // from the sending of a request to its refusal
-	lost  int           // how many were refused together the last time
 
-	least  float64 // burst is more than that
-	burst  float64 // requests that the server takes at once
-	lowest float64 // number of the request
-	whole  float64 // burst is not more than that
-	told   float64 // what headers said then
-	ledger *ledger // nil before the first request
+	known    *finding      // of all refusals; nil if they tell nothing
+	burst    float64       // requests that the server takes at once, at least
+	ledger   *ledger       // what the next refusal will be held against; nil before the first request
+	delay    time.Duration // from the sending of the last refused request to its refusal
+	lost     int           // how many were refused together with it
+	early    bool          // it was, though it left at a rate that was safe
+	doubt    bool          // it contradicted what was known
+	crowd    int           // how often that happens: others share the limit if it is crowded or more
+	patience time.Duration // hold, the next time, if nothing changes
+	moved    time.Time     // when the server's rate changed, or was heard of first
+	steady   time.Duration // how long it had been the same before; 0 if it never changed
+
+	before *pace   // what was known before the last refusal
+	lowest float64 // the number of the request
 }
 
 const (
@@ -54,17 +69,38 @@ const (
 	coldEnd    = 250.                  // requests
 	coldTrip   = time.Second           // a request that was not refused by then has been taken
 
-	paceStart   = 4.    // per second: where slow start begins
-	paceShy     = 0.985 // of the rate
-	paceEager   = 0.1   // of the rate: how trying more begins, at first
-	paceStep    = 0.01  // and when the rate has proved right
-	paceFloor   = 0.05  // per second: the least that is tried
-	paceNothing = 1e4   // per second: no limit to speak of
-	paceForget  = time.Minute
-	paceCost    = 50 // times what a refusal costs: how long nothing is tried
-	minHold     = time.Second
-	longHold    = time.Minute
+	slowFrom  = 1. / 4 // of the average before the first refusal: where slow start begins
+	slowLeast = 1.     // requests per second
+	slowMost  = 100.
+	slowTrip  = 100 * time.Millisecond // in which it doubles, at least
+
+	paceTight   = 0.08            // two rates so close are as good as one
+	paceShy     = 0.001           // of the rate, if nothing speaks against it
+	paceVeryShy = 0.04            // of the rate, at most
+	paceStep    = 0.01            // of the rate: how trying more begins
+	paceRamp    = 10.             // seconds, at most
+	paceCut     = 0.85            // of the rate, when it does not hold any more
+	paceJitter  = 10              // part of a round trip by which requests overtake each other
+	paceFloor   = 0.05            // requests per second: the least that is tried
+	paceNothing = 1e4             // requests per second: no limit to speak of
+	paceForget  = time.Minute     // without use
+	paceCost    = 50              // times what a refusal costs: how long to hold, at most
+	paceMoves   = 6               // times in the time that the rate stayed the same it is looked at
+	minMove     = 5 * time.Second // between two changes, else they are one
+	minHold     = time.Second     //
+	longHold    = time.Minute     //
+	crowded     = 3
+	crowdRamp   = 5. // seconds
 )
+
+// A rejection is that the server refused a request.
+type rejection struct {
+	n      float64   // the number of the request
+	sent   time.Time // when it left
+	now    time.Time // when the refusal came
+	resume time.Time // no request leaves before
+	told   float64   // requests per second that the server's headers allow; 0 if they do not say
+}
 
 // cold is how long the cold start holds up a request at now, while so many are
 // out; 0 if it does not.
@@ -119,6 +155,7 @@ func (p *pace) at(now time.Time) float64 {
 		return math.Inf(1)
 	}
 	if idle := now.Sub(p.last); idle > paceForget {
+		p.ledger.refill(now)
 		*p = pace{ledger: p.ledger}
 		return math.Inf(1)
 	} else if idle > 0 {
@@ -133,173 +170,174 @@ func (p *pace) at(now time.Time) float64 {
 	return r
 }
 
+// current is how many requests a second may leave.
 func (p *pace) current() float64 {
 	if p.rough {
-		return p.rate * math.Exp2(p.used.Seconds()/max(p.delay.Seconds(), 0.1))
+		return p.slowStart()
 	}
-	r := p.rate * paceShy
+	r := p.rate * (1 - p.shy)
 	if more := p.used - p.hold; more > 0 {
-		r += p.rate * p.step * (math.Exp2(more.Seconds()/max(1, 8*p.delay.Seconds(), 4/p.rate)) - 1)
+		r *= 1 + p.step*(math.Exp2(more.Seconds()/p.ramp)-1)
 	}
 	return r
 }
 
-// refused takes in that the server refused a request, the first of those that
-// are refused together, and takes none before resume. It was the nth that left,
-// at sent. Told is the rate that the server's headers tell of, 0 for none.
-func (p *pace) refused(now, sent time.Time, n float64, resume time.Time, told float64) {
-	p.delay = now.Sub(sent)
+// slowStart returns the rate in slow start. It doubles in a round trip, or with
+// every other request if these are further apart.
+func (p *pace) slowStart() float64 {
+	trip := max(2*p.delay, slowTrip).Seconds()
+	r, t := p.rate, p.used.Seconds()
+	if fast := 2 / trip; r < fast {
+		slow := (1/r - 1/fast) * 2 / math.Ln2
+		if t < slow {
+			return 1 / (1/r - t*math.Ln2/2)
+		}
+		r, t = fast, t-slow
+	}
+	return r * math.Exp2(t/trip)
+}
+
+// guess reports whether the current rate says little of what the server's is.
+func (p *pace) guess() bool { return p.rough || p.step > 0.25 }
+
+// refused takes in a rejection, the first of those that come together.
+func (p *pace) refused(r rejection) {
+	p.ledger.turn()
+	before := *p
+	before.before = nil
+	p.heed(r)
+	p.before, p.lowest, p.lost = &before, r.n, 1
+}
+
+// also takes in a further one, of a request that was sent before it was known.
+func (p *pace) also(r rejection) {
+	lost := p.lost
+	if r.n < p.lowest && r.n >= p.ledger.first && p.before != nil {
+		// It was this one that the server refused first.
+		before := p.before
+		*p = *before
+		p.heed(r)
+		p.before, p.lowest = before, r.n
+	}
+	p.lost = lost + 1
+	p.last = r.resume
+	p.ledger.begin(r.sent, r.n)
+}
+
+// heed sets a new course.
+func (p *pace) heed(r rejection) {
+	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
-	cost := resume.Sub(now) + seconds64(float64(p.lost)/max(was, 1))
+	early := p.used < p.hold
+	sound := p.learn(p.ledger.witness(r.sent, r.n, p.delay/paceJitter).some(), early)
+	span, large := rates{0, most}, 1.
+	if p.known != nil {
+		span, p.burst, large = p.known.span()
+		span.hi = min(span.hi, most)
+		span.lo = min(span.lo, span.hi)
+	}
 	switch {
-	case was == 0 && told > 0:
-		p.burst = max(1, p.ledger.within(sent, n, time.Second))
-		p.rate, p.hold, p.whole, p.step = told, minHold, p.burst, paceStep
+	case was == 0 && r.told == 0:
+		p.shy, p.moved, p.rough = paceShy, r.now, true
+		p.rate = slowFrom * p.ledger.before(r.n) / max(r.sent.Sub(p.ledger.start), slowTrip).Seconds()
+		p.rate = min(max(p.rate, slowLeast), slowMost)
 	case was == 0:
-		p.burst = max(1, p.ledger.within(sent, n, time.Second))
-		p.rate, p.rough, p.whole = paceStart, true, p.burst
-	case p.ledger.before(n) == 0:
-		p.rate, p.rough, p.hold, p.step = most/2, false, minHold, paceEager
+		p.shy, p.moved = paceShy, r.now
+		p.settle(rates{r.told, r.told}, r)
 	default:
-		p.fit(sent, n, most)
-		if p.rough {
-			// What the bucket gained in a pause may have carried it so far, or not:
-			// to be too fast is found out sooner than to be too slow.
-			p.rate = math.Sqrt(p.rate * most)
+		p.early, p.rough = early && sound, false
+		p.crowd = max(p.crowd-1, 0)
+		if !sound {
+			p.crowd = min(p.crowd+crowded, 2*crowded)
 		}
-		if told > 0 && told < 0.98*p.told {
-			p.rate = told // nobody has tried that
-		}
-		if !p.rough && math.Abs(p.rate-was) < 0.1*was {
-			p.step = max(p.step/3, paceStep)
-			p.hold = max(minHold, min(3*p.hold, paceCost*cost, longHold))
-		} else {
-			p.hold, p.step = minHold, paceEager
-		}
-		if !p.rough && most > 1.03*p.rate && p.burst > 1.5*p.least {
-			p.burst = math.Sqrt(p.burst * p.least)
-		}
-		p.rough = false
-	}
-	p.rate, p.least = max(p.rate, paceFloor), max(p.least, 1)
-	p.used, p.last, p.lost, p.lowest, p.told = 0, resume, 1, n, told
-	p.ledger.begin(sent, n)
-}
-
-// fit sets the rate to what the refusal of the nth request says that it is.
-func (p *pace) fit(sent time.Time, n, most float64) {
-	if !p.rough && p.used < p.hold {
-		// What seemed to be the rate was too fast: the burst must have been larger.
-		p.least = p.burst
-		p.burst = min(2*p.burst, p.whole)
-	}
-	lo, hi := p.ledger.fit(sent, n, p.burst, most)
-	p.rate = min(math.Sqrt(lo*hi), most)
-}
-
-// also takes in a further refusal of a request that left before the last cut.
-func (p *pace) also(sent time.Time, n float64, resume time.Time) {
-	p.lost++
-	p.last = resume
-	if n < p.lowest && p.rough {
-		p.burst = max(1, p.burst-(p.lowest-n))
-		p.lowest = n
-	}
-	p.ledger.begin(sent, n)
-}
-
-// A ledger is what the server took since it last refused a request: then its
-// bucket was empty.
-type ledger struct {
-	start time.Time                 // of the account
-	first float64                   // the number of the first in it
-	last  float64                   // the number of the last in it
-	times [ledgerSize]time.Duration // since epoch, by number
-	units [ledgerSize]float32       // of each
-	epoch time.Time
-}
-
-const ledgerSize = 256
-
-// add notes that the nth request leaves.
-func (l *ledger) add(t time.Time, n, units float64) {
-	if l.epoch.IsZero() {
-		l.epoch, l.start, l.first = t, t, n
-	}
-	l.times[int(n)%ledgerSize], l.units[int(n)%ledgerSize] = t.Sub(l.epoch), float32(units)
-	l.last = n
-}
-
-// begin starts a new account after the nth.
-func (l *ledger) begin(t time.Time, n float64) {
-	if n >= l.first {
-		l.start, l.first = t, n+1
-	}
-}
-
-// before is how many in the account left before the nth.
-func (l *ledger) before(n float64) float64 { return n - l.first }
-
-// latest is when the last one left.
-func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[int(l.last)%ledgerSize]) }
-
-// nth returns when the nth left, and its units. It must not be before oldest.
-func (l *ledger) nth(n float64) (time.Time, float64) {
-	i := int(n) % ledgerSize
-	return l.epoch.Add(l.times[i]), float64(l.units[i])
-}
-
-// oldest is the number of the oldest whose time is known.
-func (l *ledger) oldest() float64 { return max(1, l.last-ledgerSize+1) }
-
-// within is how many left before the nth, in the time d before t.
-func (l *ledger) within(t time.Time, n float64, d time.Duration) float64 {
-	since := t.Sub(l.epoch) - d
-	i := n
-	for i > l.oldest() && l.times[int(i-1)%ledgerSize] >= since {
-		i--
-	}
-	return n - i
-}
-
-// fit returns between which rates that of the server must be, if it is a token
-// bucket of this burst that was empty at the start of the account, took all
-// that left before the nth, and refused that one: with less than lo it would
-// have refused an earlier one, with more than hi not even this one.
-func (l *ledger) fit(sent time.Time, n, burst, most float64) (lo, hi float64) {
-	solve := func(f func(rate float64) float64) float64 {
-		lo, hi := 0., most
-		for range 30 {
-			if mid := (lo + hi) / 2; f(mid) < 0 {
-				lo = mid
-			} else {
-				hi = mid
+		switch {
+		case p.crowd >= crowded:
+			p.patience = 0
+			p.climb(rates{paceCut * most, most}, crowdRamp)
+		case !sound:
+			p.move(r.now)
+			if most < 1.2*was { // else the limit was raised
+				span.lo = min(max(span.lo, span.hi/2), paceCut*span.hi)
 			}
+			p.steer(span, large, r)
+		case early:
+			p.shy = min(2*p.shy, paceVeryShy)
+			p.steer(span, large, r)
+		default:
+			if p.hold > 0 { // what it took all that time it will take again
+				p.shy = max(paceShy, p.shy/2)
+				p.patience = 2 * p.hold
+				span = rates{max(span.lo, was), max(span.hi, was)}
+			}
+			p.steer(span, large, r)
 		}
-		return hi
 	}
-	lo = solve(func(rate float64) float64 { least, _ := l.replay(sent, n, burst, rate); return least })
-	hi = solve(func(rate float64) float64 { _, last := l.replay(sent, n, burst, rate); return last })
-	return lo, hi
+	p.rate = max(p.rate, paceFloor)
+	p.used, p.last = 0, r.resume
+	p.ledger.begin(r.sent, r.n)
 }
 
-// replay returns how many tokens a bucket would have had left: at least, after
-// those that left before the nth, and after that one.
-func (l *ledger) replay(sent time.Time, n, burst, rate float64) (least, last float64) {
-	at, tokens := l.start.Sub(l.epoch), 0.
-	oldest := max(l.first, l.oldest())
-	if oldest > l.first {
-		t := l.times[int(oldest)%ledgerSize]
-		tokens = min(max((t-at).Seconds()*rate-(oldest-l.first), 0), burst)
-		at = t
+// learn adds what is newly seen to what is known, and reports whether the two
+// agree, or the server is not what it was: that too is what it means if twice in
+// a row a safe rate proves too high.
+func (p *pace) learn(seen *finding, early bool) bool {
+	if p.known == nil || seen == nil {
+		p.known = seen
+		return seen != nil
 	}
-	least = math.Inf(1)
-	for i := oldest; i < n; i++ {
-		t := l.times[int(i)%ledgerSize]
-		tokens = min(tokens+(t-at).Seconds()*rate, burst) - 1
-		at, least = t, min(least, tokens)
+	if both := p.known.and(seen); both != nil && (!early || !p.early) {
+		p.known, p.doubt = both, false
+		return true
 	}
-	return least, min(tokens+(sent.Sub(l.epoch)-at).Seconds()*rate, burst) - 1
+	// The burst may still be as it was.
+	if rest := seen.but(p.known); rest != nil && !p.doubt {
+		seen = rest
+	}
+	p.known, p.doubt = seen, true
+	return false
+}
+
+// move notes that the server's rate has changed.
+func (p *pace) move(now time.Time) {
+	p.patience = 0
+	if d := now.Sub(p.moved); d > minMove {
+		p.steady, p.moved = d, now
+	}
+}
+
+// steer sets a course by the rates between which the server's is, with a burst
+// of no more than large.
+func (p *pace) steer(span rates, large float64, r rejection) {
+	span.lo = max(span.lo, span.hi/8)
+	if span.hi <= span.lo*(1+paceTight) {
+		p.settle(span, r)
+		return
+	}
+	// So slow that the bucket is empty soon after the rate is too high.
+	p.climb(span, max(4/span.lo, large/(span.hi-span.lo)))
+}
+
+// climb sets a course from the one rate to the other, in so many seconds.
+func (p *pace) climb(span rates, seconds float64) {
+	p.rate, p.hold = span.lo, 0
+	p.step = span.hi/span.lo - 1
+	p.ramp = min(max(1, 8*p.delay.Seconds(), seconds), paceRamp)
+}
+
+// settle sets a course that stays at the rate, and looks later whether the
+// server takes more.
+func (p *pace) settle(span rates, r rejection) {
+	p.rate = max(span.lo, paceFloor)
+	// What the bucket gains in a pause is not lost, and what is refused is lost
+	// on both sides.
+	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate) + 2*float64(p.lost)/p.rate
+	hold := seconds64(paceCost * cost)
+	least, most := hold/2, longHold
+	if p.steady > 0 { // a rate that has changed changes again
+		least, most = hold/8, max(p.steady, r.now.Sub(p.moved))/paceMoves
+	}
+	p.hold = max(minHold, min(max(least, p.patience), hold, most))
+	p.step, p.ramp = paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
 }
 
 func seconds64(s float64) time.Duration { return saturate(s * float64(time.Second)) }

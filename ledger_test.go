@@ -1,0 +1,167 @@
+package sturdy
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A bucketServer is a token bucket, and keeps a ledger of what was sent to it.
+type bucketServer struct {
+	rate, burst, tokens float64
+
+	now, at time.Time
+	n       float64
+	ledger  ledger
+}
+
+func newBucketServer(rate, burst float64) *bucketServer {
+	now := time.Unix(1e9, 0)
+	return &bucketServer{rate: rate, burst: burst, tokens: burst, now: now, at: now}
+}
+
+// send sends a request, after d, and reports whether the server took it.
+func (s *bucketServer) send(d time.Duration) bool {
+	s.now = s.now.Add(d)
+	s.n++
+	s.ledger.add(s.now, s.n, 1)
+	s.tokens = min(s.tokens+s.now.Sub(s.at).Seconds()*s.rate, s.burst)
+	s.at = s.now
+	if s.tokens < 1 {
+		return false
+	}
+	s.tokens--
+	return true
+}
+
+// until sends requests at a rate that grows by so much per request, until one is
+// refused, and returns what that tells.
+func (s *bucketServer) until(rate, growth float64) *finding {
+	for s.send(seconds64(1 / rate)) {
+		rate *= growth
+	}
+	f := s.ledger.witness(s.now, s.n, 0)
+	s.ledger.begin(s.now, s.n)
+	s.ledger.turn()
+	return f
+}
+
+// in returns what f tells of a server with this burst.
+func (f *finding) in(burst float64) rates {
+	to := 0.
+	for i := range f {
+		if _, to = cell(to); burst <= to {
+			return f[i]
+		}
+	}
+	return f[burstCells-1]
+}
+
+func TestAFindingHoldsTheTruth(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		rate, burst := math.Exp(random.Float64()*7-1), math.Floor(math.Exp(random.Float64()*6))
+		t.Run(fmt.Sprintf("%.2f/s, burst %v", rate, burst), func(t *testing.T) {
+			s := newBucketServer(rate, burst)
+			for range 4 {
+				f := s.until(rate*math.Exp(random.Float64()*2-1), 1+random.Float64()*0.1)
+				// Requests that are known in blocks only are taken for evenly spread.
+				most := 1e-6
+				if s.ledger.size > 1 {
+					most = 0.01
+				}
+				in := f.in(burst)
+				assert.LessOrEqual(t, in.lo, rate*(1+most))
+				assert.GreaterOrEqual(t, in.hi, rate*(1-most))
+				s.now = s.now.Add(time.Duration(random.IntN(3)) * time.Second)
+			}
+		})
+	}
+}
+
+func TestFindingsCrossAtTheRate(t *testing.T) {
+	for _, tc := range []struct{ rate, burst float64 }{{2, 1}, {2, 10}, {10, 3}, {50, 1}, {50, 10}, {50, 50}, {500, 1}, {500, 10}, {500, 500}} {
+		t.Run(fmt.Sprint(tc), func(t *testing.T) {
+			s := newBucketServer(tc.rate, tc.burst)
+			known := s.until(tc.rate/4, 1.1)
+			for _, course := range []struct{ from, growth float64 }{{0.3, 1.05}, {0.8, 1.02}, {0.95, 1.001}} {
+				known = known.and(s.until(tc.rate*course.from, course.growth))
+				require.NotNil(t, known)
+			}
+			span, least, most := known.span()
+			assert.InEpsilon(t, tc.rate, span.lo, 0.05)
+			assert.InEpsilon(t, tc.rate, span.hi, 0.05)
+			assert.LessOrEqual(t, least, tc.burst)
+			assert.GreaterOrEqual(t, most, tc.burst)
+		})
+	}
+}
+
+func TestALedgerRemembersALongTime(t *testing.T) {
+	s := newBucketServer(500, 10)
+	s.tokens = 0
+	s.ledger.begin(s.now, 0)
+	for range 100_000 {
+		require.True(t, s.send(2*time.Millisecond))
+	}
+	f := s.until(510, 1)
+	assert.InEpsilon(t, 500, f.in(10).lo, 0.01)
+	assert.InEpsilon(t, 500, f.in(10).hi, 0.01)
+}
+
+func TestAFindingThatContradictsWhatIsKnown(t *testing.T) {
+	s := newBucketServer(50, 10)
+	var p pace
+	assert.True(t, p.learn(s.until(20, 1.1).some(), false))
+	assert.True(t, p.learn(s.until(20, 1.02).some(), false))
+	assert.True(t, p.learn(s.until(45, 1.01).some(), false))
+
+	s.rate = 100
+	assert.False(t, p.learn(s.until(50, 1.02).some(), false))
+	span, least, most := p.known.span()
+	assert.InEpsilon(t, 100, span.lo, 0.1)
+	assert.InEpsilon(t, 100, span.hi, 0.1)
+	assert.LessOrEqual(t, least, 10., "the burst is as it was")
+	assert.GreaterOrEqual(t, most, 10.)
+}
+
+func TestARefusalThatOvertookAnother(t *testing.T) {
+	ms := time.Millisecond
+	at := time.Unix(1e9, 0).Add
+	learn := func(ns ...float64) pace {
+		p := pace{ledger: new(ledger)}
+		for n := range 20 {
+			p.ledger.add(at(time.Duration(n*n)*ms), float64(n+1), 1)
+		}
+		for i, n := range ns {
+			sent, _ := p.ledger.nth(n)
+			r := rejection{n: n, sent: sent, now: at(500*ms + time.Duration(i)*ms), resume: at(2 * time.Second)}
+			if i == 0 {
+				p.refused(r)
+			} else {
+				p.also(r)
+			}
+		}
+		p.before, p.ledger, p.delay = nil, nil, 0
+		return p
+	}
+	late, early := learn(15, 12), learn(12, 15)
+	late.moved, early.moved = time.Time{}, time.Time{}
+	assert.Equal(t, early, late)
+}
+
+func BenchmarkWitness(b *testing.B) {
+	s := newBucketServer(500, 10)
+	for range 20_000 {
+		s.send(2 * time.Millisecond)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.ledger.witness(s.now, s.n, time.Millisecond)
+	}
+}
