@@ -399,7 +399,7 @@ func TestTenThousandGoroutinesLeaveABudgetAsTheyFoundIt(t *testing.T) {
 		wg.Wait()
 		assert.Equal(t, map[int]int{200: budgetSize, 503: 10_000 - budgetSize}, codes, "no more are out than the budget has")
 		assert.InDelta(t, budgetSize+0.0001, b.left(t), 1e-9)
-		assert.Zero(t, b.accounts.entries[originKey(get(t))].users)
+		assert.Zero(t, b.accounts.entries[originKey(get(t))].users.Load())
 	})
 }
 

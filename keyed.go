@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // maxKeys is how many keys a layer remembers.
@@ -63,7 +64,12 @@ func originKey(req *http.Request) key {
 // idle and were not used for longest make room for new ones. One that is in
 // use, or not idle, stays: if there are maxKeys of these, a new one is
 // forgotten as soon as it is not in use.
+//
+// Whoever uses the same key as the last one needs no lock.
 type keyed[S interface{ idle() bool }] struct {
+	latest atomic.Pointer[entry[S]] // at the end of order
+	over   atomic.Bool              // there are more than maxKeys
+
 	mu      sync.Mutex
 	entries map[key]*entry[S]
 	order   list.List // of *entry[S], the longest unused first
@@ -75,12 +81,27 @@ type keyed[S interface{ idle() bool }] struct {
 type entry[S any] struct {
 	key   key
 	state S
-	users int
+	users atomic.Int64 // less than 0 once it is forgotten
 	place *list.Element
+}
+
+// forgotten is that many users less than none.
+const forgotten = -1 << 32
+
+// join adds a user, if e is still remembered.
+func (e *entry[S]) join() bool {
+	if e.users.Add(1) > 0 {
+		return true
+	}
+	e.users.Add(-1)
+	return false
 }
 
 // use returns the entry of k, which stays until it is released.
 func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
+	if e := m.latest.Load(); e != nil && e.key == k && e.join() {
+		return e
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[k]
@@ -93,11 +114,13 @@ func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
 			m.evict()
 		}
 		m.entries[k] = e
+		m.over.Store(len(m.entries) > maxKeys)
 		e.place = m.order.PushBack(e)
 	} else {
 		m.order.MoveToBack(e.place)
 	}
-	e.users++
+	e.users.Add(1)
+	m.latest.Store(e)
 	return e
 }
 
@@ -128,21 +151,20 @@ func (m *keyed[S]) each(f func(key, S)) {
 
 // release ends a use of e, and reports whether e is remembered.
 func (m *keyed[S]) release(e *entry[S]) bool {
+	if e.users.Add(-1) > 0 || !m.over.Load() {
+		return true
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.users--
-	if e.users == 0 && len(m.entries) > maxKeys && !m.evict() {
+	if len(m.entries) > maxKeys && !m.evict() {
 		m.remove(e)
-		return false
 	}
-	return true
+	return e.users.Load() >= 0
 }
 
 // shared reports whether others use e at the same time.
 func (m *keyed[S]) shared(e *entry[S]) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return e.users > 1
+	return e.users.Load() > 1
 }
 
 // evict makes room, if anything idle is there. What it passes by goes to the
@@ -151,8 +173,7 @@ func (m *keyed[S]) evict() bool {
 	for range m.order.Len() {
 		front := m.order.Front()
 		e, _ := front.Value.(*entry[S])
-		if e.users == 0 && e.state.idle() {
-			m.remove(e)
+		if e.users.Load() == 0 && e.state.idle() && m.remove(e) {
 			return true
 		}
 		m.order.MoveToBack(front)
@@ -160,9 +181,16 @@ func (m *keyed[S]) evict() bool {
 	return false
 }
 
-func (m *keyed[S]) remove(e *entry[S]) {
+// remove forgets e, if nobody uses it.
+func (m *keyed[S]) remove(e *entry[S]) bool {
+	if !e.users.CompareAndSwap(0, forgotten) {
+		return false
+	}
+	m.latest.CompareAndSwap(e, nil)
 	m.order.Remove(e.place)
 	delete(m.entries, e.key)
+	m.over.Store(len(m.entries) > maxKeys)
+	return true
 }
 
 // fingerprint tells credentials apart without keeping them: a hash with a seed

@@ -2,7 +2,10 @@ package sturdy
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -69,7 +72,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 	wg.Wait()
 	assert.LessOrEqual(t, len(m.entries), maxKeys)
 	for _, e := range m.entries {
-		assert.Zero(t, e.users)
+		assert.Zero(t, e.users.Load())
 	}
 }
 
@@ -124,4 +127,57 @@ func TestAPausedGateIsNotForgotten(t *testing.T) {
 		require.NoError(t, err)
 		assert.False(t, g.idle(), "a new one would have a full bucket")
 	})
+}
+
+func TestAKeyInUseHasOneStateOnly(t *testing.T) {
+	var m keyed[*fakeState]
+	type holders struct {
+		mu sync.Mutex
+		n  int
+		e  *entry[*fakeState]
+	}
+	held := make([]holders, maxKeys+100)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(i), 0))
+			for range 20_000 {
+				// Some keys are used all the time, most hardly ever.
+				n := int(float64(len(held)) * math.Pow(random.Float64(), 8))
+				e := m.use(key{name: fmt.Sprint(n)}, newFake)
+				h := &held[n]
+				h.mu.Lock()
+				if h.n++; h.n == 1 {
+					h.e = e
+				}
+				assert.Same(t, h.e, e)
+				h.mu.Unlock()
+				if random.IntN(4) == 0 {
+					runtime.Gosched()
+				}
+				h.mu.Lock()
+				h.n--
+				h.mu.Unlock()
+				m.release(e)
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, m.entries, m.order.Len())
+	assert.LessOrEqual(t, len(m.entries), maxKeys)
+	for _, e := range m.entries {
+		assert.Zero(t, e.users.Load())
+	}
+}
+
+func TestWhatIsForgottenIsNotUsedAgain(t *testing.T) {
+	var m keyed[*fakeState]
+	e := m.use(key{name: "a"}, newFake)
+	assert.False(t, m.remove(e), "it is in use")
+	m.release(e)
+	assert.True(t, m.remove(e))
+	assert.False(t, m.remove(e))
+	assert.False(t, e.join(), "whoever found it before it was forgotten is late")
+	assert.False(t, e.join())
+	assert.NotSame(t, e, m.use(key{name: "a"}, newFake))
 }
