@@ -30,7 +30,8 @@ const maxHold = 2 * time.Minute
 // but not its Wait and Reserve.
 //
 // Only a circuit lets others pass by: if there are many in one queue, those
-// whose circuit is open do not hold up the rest.
+// whose circuit is open do not hold up the rest. And while the server takes
+// nobody, those go first that were sent least often.
 //
 // Locks are taken in this order: gate, circuit.
 type gate struct {
@@ -412,7 +413,7 @@ func (g *gate) pump(now time.Time) {
 			next = min(next, d)
 			break
 		}
-		if t.circuit.probes(now) {
+		if g.pace.dark || t.circuit.probes(now) {
 			e, t = g.leastTried(e, t)
 		}
 		a, d := t.circuit.admit(now, t.req)
@@ -432,9 +433,10 @@ func (g *gate) pump(now time.Time) {
 	g.wake(next)
 }
 
-// leastTried returns which of those in the queue, from t on, is to be the probe of
-// t's circuit: the first of those that were sent least often. A probe costs an
-// attempt, and whoever is the first in the queue should not pay for all of them.
+// leastTried returns which of those in the queue, from t on, is to find out
+// whether the server is there again, or t's circuit closes: the first of those
+// that were sent least often. It costs an attempt, and whoever is the first in the
+// queue should not pay for all of them.
 func (g *gate) leastTried(e *list.Element, t *turn) (*list.Element, *turn) {
 	best, least := e, t
 	for e = e.Next(); e != nil && least.attempts > 1; e = e.Next() {

@@ -29,6 +29,9 @@ func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
 	g.land(p)
 	if !g.fixed {
 		g.pace.taken(flying)
+		if p.mark.requests > g.cut {
+			g.pace.lit(now)
+		}
 		g.hear(p, true, now, buckets)
 	}
 	if g.queue.Len() > 0 {

@@ -30,6 +30,10 @@ import (
 // refusal slows down by the same part and time brings it back: as who sends more
 // is refused more often, all come to send the same.
 //
+// While a server refuses everything the pace goes down to next to nothing. With
+// the first request that is taken again, slow start leads back to what was taken
+// before.
+//
 // Nothing here has a scale of its own, so it serves 2 requests a second as well
 // as 500.
 type pace struct {
@@ -52,6 +56,8 @@ type pace struct {
 	delay    time.Duration // from the sending of the last refused request to its refusal
 	lost     int           // how many were refused together with it
 	early    bool          // it was, though it left at a rate that was safe
+	dark     bool          // none was taken between the last two refusals
+	proven   float64       // requests per second that were taken for some time; 0 if unknown
 	doubt    bool          // it contradicted what was known
 	crowd    int           // how often that happens: others share the limit if it is crowded or more
 	patience time.Duration // hold, the next time, if nothing changes
@@ -163,6 +169,11 @@ func (p *pace) at(now time.Time) float64 {
 		p.last = now
 	}
 	r := p.current()
+	if p.rough && p.proven > 0 && r > p.proven { // back where it was
+		p.rough, p.rate, p.used = false, p.proven, 0
+		p.hold, p.step, p.ramp = minHold, paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
+		r = p.current()
+	}
 	if r >= paceNothing {
 		*p = pace{ledger: p.ledger, warm: true}
 		return math.Inf(1)
@@ -224,11 +235,24 @@ func (p *pace) also(r rejection) {
 	p.ledger.begin(r.sent, r.n)
 }
 
+// lit notes that the server takes requests again, after it has refused all.
+func (p *pace) lit(now time.Time) {
+	if !p.dark {
+		return
+	}
+	p.rate = max(p.current(), slowLeast)
+	p.dark, p.rough, p.used, p.last = false, true, 0, now
+}
+
 // heed sets a new course.
 func (p *pace) heed(r rejection) {
 	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
+	p.dark = was > 0 && p.ledger.before(r.n) == 0
+	if !p.rough && p.used > minHold && p.ledger.before(r.n) > 10 {
+		p.proven = was
+	}
 	sound := p.learn(p.ledger.witness(r.sent, r.n, p.delay/paceJitter).some(), early)
 	span, large := rates{0, most}, 1.
 	if p.known != nil {
