@@ -20,15 +20,15 @@ import (
 // at the lower end and goes up until the next refusal, which narrows that
 // down. Each costs the pause that the server asks for, so once the rate is
 // known well the pace stays there, and tries what is above it only now and then:
-// the less often the more that costs, and the longer the rate has been the same.
-// As it goes up faster and faster then, a limit that has doubled is found in
-// some seconds, and one that has not is exceeded by little.
+// the less often the more that costs. As it goes up faster and faster then, a
+// limit that has doubled is found in some seconds, and one that has not is
+// exceeded by little.
 //
-// A refusal that contradicts what is known means that the limit has changed,
-// and then the newer counts. If that happens again and again, others share the
-// limit, and what one client sees of it tells little of the whole. Then each
-// refusal slows down by the same part and time brings it back: as who sends more
-// is refused more often, all come to send the same.
+// A refusal that contradicts what is known means that the limit has changed, and
+// then the newer counts, or that others share it, and what one client sees of it
+// tells little of the whole. Until refusals agree again, each slows down by the
+// same part, and time brings it back: as who sends more is refused more often,
+// all who share a limit come to send the same.
 //
 // While a server refuses everything the pace goes down to next to nothing. With
 // the first request that is taken again, slow start leads back to what was taken
@@ -55,14 +55,12 @@ type pace struct {
 	ledger   *ledger       // what the next refusal will be held against; nil before the first request
 	delay    time.Duration // from the sending of the last refused request to its refusal
 	lost     int           // how many were refused together with it
-	early    bool          // it was, though it left at a rate that was safe
+	early    bool          // it was, though it left at a rate that seemed safe
 	dark     bool          // none was taken between the last two refusals
 	proven   float64       // requests per second that were taken for some time; 0 if unknown
 	doubt    bool          // it contradicted what was known
-	crowd    int           // how often that happens: others share the limit if it is crowded or more
+	crowd    int           // how often that happens; nothing is sure if it is crowded or more
 	patience time.Duration // hold, the next time, if nothing changes
-	moved    time.Time     // when the server's rate changed, or was heard of first
-	steady   time.Duration // how long it had been the same before; 0 if it never changed
 
 	before *pace   // what was known before the last refusal
 	lowest float64 // the number of the request
@@ -80,22 +78,20 @@ const (
 	slowMost  = 100.
 	slowTrip  = 100 * time.Millisecond // in which it doubles, at least
 
-	paceTight   = 0.08            // two rates so close are as good as one
-	paceShy     = 0.001           // of the rate, if nothing speaks against it
-	paceVeryShy = 0.04            // of the rate, at most
-	paceStep    = 0.01            // of the rate: how trying more begins
-	paceRamp    = 10.             // seconds, at most
-	paceCut     = 0.85            // of the rate, when it does not hold any more
-	paceJitter  = 10              // part of a round trip by which requests overtake each other
-	paceFloor   = 0.05            // requests per second: the least that is tried
-	paceNothing = 1e4             // requests per second: no limit to speak of
-	paceForget  = time.Minute     // without use
-	paceCost    = 50              // times what a refusal costs: how long to hold, at most
-	paceMoves   = 6               // times in the time that the rate stayed the same it is looked at
-	minMove     = 5 * time.Second // between two changes, else they are one
-	minHold     = time.Second     //
-	longHold    = time.Minute     //
-	crowded     = 3
+	paceTight   = 0.08        // two rates so close are as good as one
+	paceShy     = 0.001       // of the rate, if nothing speaks against it
+	paceVeryShy = 0.04        // of the rate, at most
+	paceStep    = 0.01        // of the rate: how trying more begins
+	paceRamp    = 10.         // seconds, at most
+	paceCut     = 0.85        // of the rate, when it does not hold any more
+	paceJitter  = 10          // part of a round trip by which requests overtake each other
+	paceFloor   = 0.05        // requests per second: the least that is tried
+	paceNothing = 1e4         // requests per second: no limit to speak of
+	paceForget  = time.Minute // without use
+	paceCost    = 50          // times what a refusal costs: how long to hold, at most
+	minHold     = time.Second
+	longHold    = time.Minute
+	crowded     = 3  // contradictions count as that much, and each refusal without one makes up for 1
 	crowdRamp   = 5. // seconds
 )
 
@@ -262,11 +258,11 @@ func (p *pace) heed(r rejection) {
 	}
 	switch {
 	case was == 0 && r.told == 0:
-		p.shy, p.moved, p.rough = paceShy, r.now, true
+		p.shy, p.rough = paceShy, true
 		p.rate = slowFrom * p.ledger.before(r.n) / max(r.sent.Sub(p.ledger.start), slowTrip).Seconds()
 		p.rate = min(max(p.rate, slowLeast), slowMost)
 	case was == 0:
-		p.shy, p.moved = paceShy, r.now
+		p.shy = paceShy
 		p.settle(rates{r.told, r.told}, r)
 	default:
 		p.early, p.rough = early && sound, false
@@ -278,12 +274,6 @@ func (p *pace) heed(r rejection) {
 		case p.crowd >= crowded:
 			p.patience = 0
 			p.climb(rates{paceCut * most, most}, crowdRamp)
-		case !sound:
-			p.move(r.now)
-			if most < 1.2*was { // else the limit was raised
-				span.lo = min(max(span.lo, span.hi/2), paceCut*span.hi)
-			}
-			p.steer(span, large, r)
 		case early:
 			p.shy = min(2*p.shy, paceVeryShy)
 			p.steer(span, large, r)
@@ -321,14 +311,6 @@ func (p *pace) learn(seen *finding, early bool) bool {
 	return false
 }
 
-// move notes that the server's rate has changed.
-func (p *pace) move(now time.Time) {
-	p.patience = 0
-	if d := now.Sub(p.moved); d > minMove {
-		p.steady, p.moved = d, now
-	}
-}
-
 // steer sets a course by the rates between which the server's is, with a burst
 // of no more than large.
 func (p *pace) steer(span rates, large float64, r rejection) {
@@ -356,11 +338,7 @@ func (p *pace) settle(span rates, r rejection) {
 	// on both sides.
 	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate) + 2*float64(p.lost)/p.rate
 	hold := seconds64(paceCost * cost)
-	least, most := hold/2, longHold
-	if p.steady > 0 { // a rate that has changed changes again
-		least, most = hold/8, max(p.steady, r.now.Sub(p.moved))/paceMoves
-	}
-	p.hold = max(minHold, min(max(least, p.patience), hold, most))
+	p.hold = max(minHold, min(max(hold/2, p.patience), hold, longHold))
 	p.step, p.ramp = paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
 }
 
