@@ -79,7 +79,7 @@ const (
 	slowTrip  = 100 * time.Millisecond // in which it doubles, at least
 
 	paceTight   = 0.08        // two rates so close are as good as one
-	paceShy     = 0.001       // of the rate, if nothing speaks against it
+	paceShy     = 0.0005      // of the rate, if nothing speaks against it
 	paceVeryShy = 0.04        // of the rate, at most
 	paceStep    = 0.01        // of the rate: how trying more begins
 	paceRamp    = 10.         // seconds, at most
