@@ -149,15 +149,17 @@ func (g *gate) state(now time.Time) LimitState {
 			s.Remaining = left
 		}
 	}
-	least := func(r float64, source string) {
+	least := func(r, burst float64, source string) {
 		if r > 0 && rate.Limit(r) < s.Rate {
-			s.Rate, s.Source = rate.Limit(r), source
+			s.Rate, s.Burst, s.Source = rate.Limit(r), burst, source
 		}
 	}
-	least(float64(g.limit), "setting")
-	least(g.meterRate(), "headers")
+	least(float64(g.limit), float64(g.burst), "setting")
+	for _, m := range g.meters {
+		least(m.perSecond(), m.limit/m.price(), "headers")
+	}
 	if g.pace.rate > 0 {
-		least(g.pace.current(), "refusals")
+		least(g.pace.current(), g.pace.burst, "refusals")
 	}
 	return s
 }

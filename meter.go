@@ -117,17 +117,22 @@ func (m *meter) cost(units float64) float64 {
 
 // perSecond is how many requests there is room for per second; 0 if unknown.
 func (m *meter) perSecond() float64 {
-	each := 1.
-	if m.unit != "requests" {
-		each = m.perRequest
-	}
-	switch {
+	switch each := m.price(); {
 	case each <= 0:
 		return 0
 	case m.window:
 		return m.level / max(m.ends.Sub(m.at).Seconds(), 1) / each
+	default:
+		return m.rate / each
 	}
-	return m.rate / each
+}
+
+// price is what a request costs on average; 0 if unknown.
+func (m *meter) price() float64 {
+	if m.unit == "requests" {
+		return 1
+	}
+	return m.perRequest
 }
 
 // spend takes n units.
@@ -152,7 +157,7 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, pa
 		m.tell(sighting{mark, remaining, now.Add(b.Reset)}, b, ok, fresh)
 	}
 	if fresh && m.unit != "requests" {
-		m.price(remaining, mark, sent)
+		m.charge(remaining, mark, sent)
 	}
 	level := m.follow(remaining, sent, now, mark, left, past)
 	switch {
@@ -250,8 +255,8 @@ func (m *meter) sight(s sighting, b Bucket, rate float64, exact time.Duration) {
 	}
 }
 
-// price learns what the server charges for a unit, from how many are left.
-func (m *meter) price(remaining float64, mark toll, sent time.Time) {
+// charge learns what the server charges for a unit, from how many are left.
+func (m *meter) charge(remaining float64, mark toll, sent time.Time) {
 	p := &m.priced
 	units, requests := mark.units-p.mark.units, mark.requests-p.mark.requests
 	if fell := p.left + sent.Sub(p.ends).Seconds()*m.rate - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {

@@ -189,7 +189,8 @@ func (l *RateLimit) units(req *http.Request) float64 {
 type LimitState struct {
 	Key       string     // as Key returned it, or such as "https://api.example.com#1f2e3d4c", with a fingerprint of the credential
 	Rate      rate.Limit // requests per second that may leave now; rate.Inf if no limit is known
-	Source    string     // of Rate: "setting", "headers" or "refusals"; empty if no limit is known
+	Burst     float64    // requests that the server takes at once, as far as is known
+	Source    string     // of Rate and Burst: "setting", "headers" or "refusals"; empty if no limit is known
 	Remaining float64    // units left in the tightest limit that headers tell of; -1 if they tell of none
 	Paused    time.Time  // nobody leaves before; zero if nobody is held
 	Waiting   int        // requests in the queue

@@ -169,6 +169,7 @@ func TestLimitsTellWhatIsKnownOfEachKey(t *testing.T) {
 		assert.Equal(t, exampleKey, s.Key)
 		assert.Equal(t, "headers", s.Source)
 		assert.InDelta(t, 1, float64(s.Rate), 0.01)
+		assert.InDelta(t, 60, s.Burst, 0.01)
 		assert.InDelta(t, 59, s.Remaining, 0.01)
 		assert.Zero(t, s.Paused)
 		sendAll(t, l, 1)
@@ -178,7 +179,21 @@ func TestLimitsTellWhatIsKnownOfEachKey(t *testing.T) {
 
 		own := &RateLimit{Base: script(status(200)), Limit: 5}
 		sendAll(t, own, 1)
-		assert.Equal(t, LimitState{Key: exampleKey, Rate: 5, Source: "setting", Remaining: -1}, own.Limits()[0])
+		assert.Equal(t, LimitState{Key: exampleKey, Rate: 5, Burst: 1, Source: "setting", Remaining: -1}, own.Limits()[0])
+		bucket := rate.NewLimiter(20, 8)
+		learnt := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			ok := bucket.Allow()
+			time.Sleep(50 * time.Millisecond)
+			if !ok {
+				return status(429, "Retry-After", "1")(req)
+			}
+			return status(200)(req)
+		})}
+		sendAll(t, &Retry{Base: learnt}, 400)
+		s = learnt.Limits()[0]
+		assert.Equal(t, "refusals", s.Source)
+		assert.InEpsilon(t, 20, float64(s.Rate), 0.1)
+		assert.InDelta(t, 8, s.Burst, 2)
 		none := &RateLimit{Base: script(status(200))}
 		sendAll(t, none, 1)
 		assert.Equal(t, LimitState{Key: exampleKey, Rate: rate.Inf, Remaining: -1}, none.Limits()[0])
