@@ -109,7 +109,7 @@ func (g *gate) idle() bool {
 		return false
 	}
 	for m := range g.limits() {
-		if m.levelAt(now) < m.limit {
+		if !m.idle(now) {
 			return false
 		}
 	}

@@ -52,6 +52,8 @@ const (
 	lookAgain = time.Second
 	// meterShy keeps a meter from being ahead of the server's by a rounding.
 	meterShy = 0.999
+	// meterTrust is what each request that is taken gives back of a meter's trust.
+	meterTrust = 0.0005
 	// meterWeight is that of one request's news in what is learned of prices.
 	meterWeight = 0.1
 )
@@ -107,6 +109,17 @@ func (m *meter) levelAt(now time.Time) float64 {
 	return m.level
 }
 
+// idle reports whether a new meter would do the same.
+func (m *meter) idle(now time.Time) bool {
+	switch {
+	case m.window:
+		return !now.Before(m.ends)
+	case m.rate == 0:
+		return true // it holds nobody up
+	}
+	return m.levelAt(now) >= m.limit
+}
+
 // cost is what the server charges for a request of so many units.
 func (m *meter) cost(units float64) float64 {
 	if m.unit == "requests" {
@@ -153,8 +166,14 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, pa
 	}
 	m.limit = max(m.limit, float64(b.Remaining))
 	remaining := float64(b.Remaining)
-	if b.Reset >= 0 {
+	switch {
+	case b.Reset >= 0:
 		m.tell(sighting{mark, remaining, now.Add(b.Reset)}, b, ok, fresh)
+	case !m.window:
+		m.rate = m.limit / b.Window.Seconds() * meterShy
+	}
+	if fresh && ok {
+		m.trust = min(m.trust+meterTrust, 1)
 	}
 	if fresh && m.unit != "requests" {
 		m.charge(remaining, mark, sent)
@@ -257,9 +276,12 @@ func (m *meter) sight(s sighting, b Bucket, rate float64, exact time.Duration) {
 
 // charge learns what the server charges for a unit, from how many are left.
 func (m *meter) charge(remaining float64, mark toll, sent time.Time) {
-	p := &m.priced
+	p, refill := &m.priced, m.rate
+	if m.window {
+		refill = 0
+	}
 	units, requests := mark.units-p.mark.units, mark.requests-p.mark.requests
-	if fell := p.left + sent.Sub(p.ends).Seconds()*m.rate - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {
+	if fell := p.left + sent.Sub(p.ends).Seconds()*refill - remaining; !p.ends.IsZero() && fell > 0 && units > 0 {
 		w := 1 - math.Pow(1-meterWeight, requests)
 		if m.each == 0 {
 			w = 1

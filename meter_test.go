@@ -1,0 +1,60 @@
+package sturdy
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// hearAll has m hear n answers, d apart, to requests of one unit that left just
+// before them. The answers are made by bucket.
+func (m *meter) hearAll(n int, d time.Duration, bucket func(i int, at time.Duration) Bucket) {
+	began := time.Unix(1e9, 0)
+	past := new(ledger)
+	for i := range n {
+		at := time.Duration(i) * d
+		now := began.Add(at)
+		mark := toll{float64(i + 1), float64(i + 1)}
+		past.add(now, mark.requests, 1)
+		m.hear(bucket(i, at), true, now, now.Add(time.Millisecond), mark, mark, past)
+	}
+}
+
+func TestAMeterOfAWindowLearnsThePrice(t *testing.T) {
+	m := &meter{name: "tokens", unit: "tokens", each: 1}
+	m.hearAll(300, time.Second, func(i int, at time.Duration) Bucket {
+		in := at % time.Minute
+		return Bucket{Unit: "tokens", Limit: 60_000, Remaining: 60_000 - 205*int64(i%60+1), Reset: time.Minute - in}
+	})
+	assert.True(t, m.window)
+	assert.InEpsilon(t, 205, m.each, 0.01)
+}
+
+func TestAMeterThatIsToldNoReset(t *testing.T) {
+	m := &meter{name: "r", unit: "requests", each: 1}
+	m.hearAll(2, time.Second, func(i int, _ time.Duration) Bucket {
+		return Bucket{Unit: "requests", Limit: 60, Remaining: 59, Window: time.Minute, Reset: -1}
+	})
+	assert.InEpsilon(t, 1, m.rate, 0.01)
+}
+
+func TestAMeterIsIdleWhenANewOneWouldDoTheSame(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	window := &meter{unit: "requests", each: 1, limit: 10, level: 3, at: now, window: true, ends: now.Add(time.Minute)}
+	assert.False(t, window.idle(now))
+	assert.True(t, window.idle(now.Add(time.Hour)))
+	bucket := &meter{unit: "requests", each: 1, limit: 10, level: 3, at: now, rate: 1, trust: 1}
+	assert.False(t, bucket.idle(now))
+	assert.True(t, bucket.idle(now.Add(10*time.Second)))
+	unknown := &meter{unit: "requests", each: 1, limit: 10, level: 3, at: now}
+	assert.True(t, unknown.idle(now))
+}
+
+func TestAMeterTrustsAgain(t *testing.T) {
+	m := &meter{name: "r", unit: "requests", each: 1, trust: 0.5, born: time.Unix(1, 0)}
+	m.hearAll(1000, time.Second, func(int, time.Duration) Bucket {
+		return Bucket{Unit: "requests", Limit: 60, Remaining: 59, Reset: time.Second}
+	})
+	assert.InDelta(t, 1, m.trust, 1e-9)
+}
