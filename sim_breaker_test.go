@@ -226,7 +226,8 @@ func TestSimBreaker(t *testing.T) {
 			}}
 			calls := (&openLoop{rt: rt, perSecond: 50, lasts: 5 * time.Minute, patience: 90 * time.Second}).run(t)
 			table.addf("30 % fail for five minutes", "opens %d times, %.2f %% succeed", opened, 100-100*float64(failed(calls))/float64(len(calls)))
-			assert.Zero(t, opened)
+			// Of 21,000 attempts, ten in a row fail by chance once in a dozen runs.
+			assert.LessOrEqual(t, opened, 1)
 		})
 	})
 
