@@ -65,6 +65,9 @@ func (m *meter) wait(now time.Time, n float64) time.Duration {
 		// Requests may overtake each other on their way to the server.
 		n = min(n+min((m.limit-1)/5, m.rate/5, 2), m.limit)
 	}
+	if m.window && !now.Before(m.ends) {
+		return 0 // whatever it costs: only an answer tells how much there is now
+	}
 	have := m.levelAt(now)
 	switch {
 	case have >= n:

@@ -58,3 +58,15 @@ func TestAMeterTrustsAgain(t *testing.T) {
 	})
 	assert.InDelta(t, 1, m.trust, 1e-9)
 }
+
+func TestAWindowThatIsOverLetsOneLookWhateverItCosts(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	m := &meter{unit: "tokens", each: 205, limit: 60_000, at: now, window: true, ends: now.Add(time.Minute)}
+	assert.Equal(t, time.Minute, m.wait(now, 205))
+	for i := range 3 {
+		at := now.Add(time.Minute + time.Duration(i)*lookAgain)
+		assert.Zero(t, m.wait(at, 205))
+		m.spend(at, 205)
+		assert.Equal(t, lookAgain, m.wait(at, 205), "one at a time")
+	}
+}
