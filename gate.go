@@ -363,10 +363,7 @@ func (g *gate) outlook(now time.Time) outlook {
 // turnIn estimates how long a request with so many ahead of it will wait.
 func (g *gate) turnIn(now time.Time, o *outlook, ahead int, units float64) time.Duration {
 	wait := time.Duration(0)
-	if g.tokens != nil {
-		wait = g.tokens.turnIn(o.start, ahead, units)
-	}
-	for _, m := range g.meters {
+	for m := range g.limits() {
 		wait = max(wait, m.turnIn(o.start, ahead, units))
 	}
 	if missing := float64(ahead+1) - o.tokens; missing > 0 && o.limit != rate.Inf {

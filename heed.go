@@ -40,8 +40,9 @@ func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
 }
 
 // refused holds everybody for d, because the server refused a request, and
-// returns until when, zero if nobody is held, and whether that is news. Those whose turn would now come
-// too late are refused. With learn, the others will leave paced.
+// returns until when, zero if nobody is held, and whether that is news. Those
+// whose turn would now come too late are refused. With learn, the others will
+// leave paced.
 func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, news bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -112,7 +113,7 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 		}
 		m := g.known[i]
 		m.hear(b, ok, p.at, now, p.mark, g.left, g.pace.ledger)
-		if newest {
+		if newest && !slices.Contains(g.meters, m) { // told of twice, in two dialects
 			g.meters = append(g.meters, m)
 		}
 	}

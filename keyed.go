@@ -67,7 +67,7 @@ func originKey(req *http.Request) key {
 //
 // Whoever uses the same key as the last one needs no lock.
 type keyed[S interface{ idle() bool }] struct {
-	latest atomic.Pointer[entry[S]] // at the end of order
+	latest atomic.Pointer[entry[S]] // that was used
 	over   atomic.Bool              // there are more than maxKeys
 
 	mu      sync.Mutex

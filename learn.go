@@ -34,8 +34,8 @@ import (
 // the first request that is taken again, slow start leads back to what was taken
 // before.
 //
-// Nothing here has a scale of its own, so it serves 2 requests a second as well
-// as 500.
+// It serves 2 requests a second as well as 500: what it does is measured in round
+// trips, in requests and in what a refusal costs.
 type pace struct {
 	window float64 // how many may be out at once; 0 before the first
 	out    int     // how many were out at once
@@ -82,13 +82,14 @@ const (
 	paceShy     = 0.0005      // of the rate, if nothing speaks against it
 	paceVeryShy = 0.04        // of the rate, at most
 	paceStep    = 0.01        // of the rate: how trying more begins
-	paceRamp    = 10.         // seconds, at most
+	paceRamp    = 10.         // seconds, at most, unless requests are further apart
 	paceCut     = 0.85        // of the rate, when it does not hold any more
 	paceJitter  = 10          // part of a round trip by which requests overtake each other
 	paceFloor   = 0.05        // requests per second: the least that is tried
 	paceNothing = 1e4         // requests per second: no limit to speak of
 	paceForget  = time.Minute // without use
 	paceCost    = 50          // times what a refusal costs: how long to hold, at most
+	provenBy    = 11          // requests that were taken
 	minHold     = time.Second
 	longHold    = time.Minute
 	crowded     = 3  // contradictions count as that much, and each refusal without one makes up for 1
@@ -167,7 +168,7 @@ func (p *pace) at(now time.Time) float64 {
 	r := p.current()
 	if p.rough && p.proven > 0 && r > p.proven { // back where it was
 		p.rough, p.rate, p.used = false, p.proven, 0
-		p.hold, p.step, p.ramp = minHold, paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
+		p.stay(minHold)
 		r = p.current()
 	}
 	if r >= paceNothing {
@@ -246,7 +247,7 @@ func (p *pace) heed(r rejection) {
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
 	p.dark = was > 0 && p.ledger.before(r.n) == 0
-	if !p.rough && p.used > minHold && p.ledger.before(r.n) > 10 {
+	if !p.rough && p.used > minHold && p.ledger.before(r.n) >= provenBy {
 		p.proven = was
 	}
 	sound := p.learn(p.ledger.witness(r.sent, r.n, p.delay/paceJitter).some(), early)
@@ -327,7 +328,7 @@ func (p *pace) steer(span rates, large float64, r rejection) {
 func (p *pace) climb(span rates, seconds float64) {
 	p.rate, p.hold = span.lo, 0
 	p.step = span.hi/span.lo - 1
-	p.ramp = min(max(1, 8*p.delay.Seconds(), seconds), paceRamp)
+	p.ramp = min(max(1, 8*p.delay.Seconds(), seconds), max(paceRamp, 4/span.lo))
 }
 
 // settle sets a course that stays at the rate, and looks later whether the
@@ -338,8 +339,12 @@ func (p *pace) settle(span rates, r rejection) {
 	// on both sides.
 	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate) + 2*float64(p.lost)/p.rate
 	hold := seconds64(paceCost * cost)
-	p.hold = max(minHold, min(max(hold/2, p.patience), hold, longHold))
-	p.step, p.ramp = paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
+	p.stay(max(minHold, min(max(hold/2, p.patience), hold, longHold)))
+}
+
+// stay sets the course at the rate for so long.
+func (p *pace) stay(hold time.Duration) {
+	p.hold, p.step, p.ramp = hold, paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
 }
 
 func seconds64(s float64) time.Duration { return saturate(s * float64(time.Second)) }
