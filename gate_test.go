@@ -169,6 +169,32 @@ func TestAHundredThousandWaitersAreNotHeavy(t *testing.T) {
 	assert.Equal(t, n, g.queue.Len())
 }
 
+func TestAfterAPauseNobodyLeavesAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		at := make(map[time.Duration]int)
+		began := time.Now()
+		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			d := time.Since(began)
+			mu.Lock()
+			at[d]++
+			mu.Unlock()
+			if d == time.Second {
+				return status(503, "Retry-After", "5")(req)
+			}
+			time.Sleep(100 * time.Millisecond)
+			return status(200)(req)
+		})}
+		sendAll(t, l, 1)
+		l.gates.use(originKey(get(t)), l.newGate).state.pace.warm = true
+		time.Sleep(900 * time.Millisecond)
+		sendAll(t, l, 1)
+		sendAll(t, l, 64)
+		assert.Less(t, at[6*time.Second], 4)
+		assert.Less(t, time.Since(began), 8*time.Second, "nor do they wait for long")
+	})
+}
+
 func BenchmarkGate(b *testing.B) {
 	base := rtFunc(func(req *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil

@@ -73,6 +73,9 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 			g.pace.also(r)
 		}
 	}
+	if resume.After(now) {
+		g.pace.restart()
+	}
 	g.drain(now, resume)
 	g.review(now)
 	if !resume.After(now) && g.pace.rate == 0 {

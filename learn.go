@@ -145,6 +145,10 @@ func (p *pace) taken(flying int) {
 	}
 }
 
+// restart begins the cold start anew: those who waited for the end of a pause
+// are not to leave all at once.
+func (p *pace) restart() { p.window, p.out, p.warm = 0, 0, false }
+
 func (p *pace) grow(taken float64) {
 	p.window += taken * (coldGrowth - 1)
 	p.warm = p.window > coldEnd

@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -69,4 +70,15 @@ func TestAWindowThatIsOverLetsOneLookWhateverItCosts(t *testing.T) {
 		m.spend(at, 205)
 		assert.Equal(t, lookAgain, m.wait(at, 205), "one at a time")
 	}
+}
+
+func TestALimitThatIsToldOfTwiceIsChargedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &RateLimit{Base: script(status(200,
+			"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "9", "X-Ratelimit-Reset", "60",
+			"Ratelimit-Limit", "10", "Ratelimit-Remaining", "9", "Ratelimit-Reset", "60"))}
+		sendAll(t, l, 1)
+		g := l.gates.use(originKey(get(t)), l.newGate).state
+		assert.Len(t, g.meters, 1)
+	})
 }
