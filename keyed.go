@@ -162,11 +162,6 @@ func (m *keyed[S]) release(e *entry[S]) bool {
 	return e.users.Load() >= 0
 }
 
-// shared reports whether others use e at the same time.
-func (m *keyed[S]) shared(e *entry[S]) bool {
-	return e.users.Load() > 1
-}
-
 // evict makes room, if anything idle is there. What it passes by goes to the
 // end of the order, so that the next search does not meet it first.
 func (m *keyed[S]) evict() bool {

@@ -160,9 +160,7 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		p.gate.taken(&p.pass, now, buckets)
 		return
 	}
-	// One alone needs no pace, the pause is enough.
-	learn := e.Class == ErrRateLimit && l.gates.shared(p.limited)
-	until, news := p.gate.refused(&p.pass, min(e.RetryAfter, maxPause), learn, buckets)
+	until, news := p.gate.refused(&p.pass, min(e.RetryAfter, maxPause), e.Class == ErrRateLimit, buckets)
 	e.notBefore = until
 	if news && e.RetryAfter > 0 {
 		p.tell(true, Event{Kind: EventPause, Wait: e.RetryAfter, Err: e})

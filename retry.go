@@ -356,8 +356,12 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 	}
 	ready := wait
 	if !e.notBefore.IsZero() {
-		// RateLimit holds the request, in its place among the others.
-		wait, ready = 0, time.Until(e.notBefore)
+		// RateLimit holds the request, in its place among the others. Until the
+		// body has come it may yet be one that nobody should wait for.
+		ready = time.Until(e.notBefore)
+		if !e.hasty {
+			wait = 0
+		}
 	}
 	if deadline, ok := deadlineOf(req); ok && time.Until(deadline) <= ready {
 		return 0, false
@@ -396,7 +400,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 		old := in.e
 		in.e = judgeAnew(req, in.resp)
 		in.e.Attempts, in.e.history, in.e.notBefore = old.Attempts, old.history, old.notBefore
-		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() || r.Decide != nil {
+		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() || r.Decide != nil || !in.e.notBefore.IsZero() {
 			wait, again = r.next(req, in.e)
 		}
 	}
