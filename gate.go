@@ -42,11 +42,13 @@ type gate struct {
 	bucket *rate.Limiter // nil: they leave as they come
 	paused time.Time     // nobody leaves before
 	pace   pace
-	meters []*meter // of the newest answer that had any
-	known  []*meter // of all answers
-	tokens *meter   // the caller's ceiling; nil without one
-	said   float64  // the rate that was reported last
-	cut    float64  // how many had left at the last news
+	meters []*meter  // of the newest answer that had any
+	known  []*meter  // of all answers
+	heard  time.Time // when the newest answer that had any came
+	silent int       // successes since then
+	tokens *meter    // the caller's ceiling; nil without one
+	said   float64   // the rate that was reported last
+	cut    float64   // how many had left at the last news
 	left   toll
 	flying int              // sent, and not answered
 	spare  int              // tokens taken for requests that were then cancelled

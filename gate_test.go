@@ -208,7 +208,7 @@ func BenchmarkGate(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			g.taken(&p, p.at, nil)
+			g.taken(&p, true, p.at, nil)
 		}
 	})
 	// With nothing to do but to pass the gate, its lock is all that there is. A

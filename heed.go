@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -9,6 +10,13 @@ import (
 )
 
 // What a gate makes of the answers to the requests that have left it.
+
+// What headers told of counts until they have been silent for so long, and in
+// so many answers of success.
+const (
+	heardFor = time.Minute
+	heardIn  = 20
+)
 
 // landed notes that a request which left is not out any more.
 func (g *gate) landed(p *pass) {
@@ -21,8 +29,8 @@ func (g *gate) landed(p *pass) {
 }
 
 // taken notes that the server took a request, or that at least nothing is known
-// to the contrary.
-func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
+// to the contrary. With ok it was a success.
+func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	flying := g.flying
@@ -33,6 +41,9 @@ func (g *gate) taken(p *pass, now time.Time, buckets []Bucket) {
 			g.pace.lit(now)
 		}
 		g.hear(p, true, now, buckets)
+		if ok && len(buckets) == 0 && len(g.meters) > 0 {
+			g.unheard(now)
+		}
 	}
 	if g.queue.Len() > 0 {
 		g.pump(now)
@@ -95,6 +106,7 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	if g.fixed || len(buckets) == 0 {
 		return
 	}
+	g.heard, g.silent = now, 0
 	newest := true
 	for _, m := range g.meters {
 		newest = newest && p.mark.requests > m.mark.requests
@@ -106,19 +118,42 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 		if !meterable(b) {
 			continue
 		}
-		i := slices.IndexFunc(g.known, func(m *meter) bool { return m.name == b.Name && m.unit == b.Unit })
-		if i < 0 {
-			if len(g.known) == maxLimits {
-				continue
-			}
-			i = len(g.known)
-			g.known = append(g.known, &meter{name: b.Name, unit: b.Unit, each: 1})
+		m := g.meterOf(b)
+		if m == nil {
+			continue
 		}
-		m := g.known[i]
 		m.hear(b, ok, p.at, now, p.mark, g.left, g.pace.ledger)
 		if newest && !slices.Contains(g.meters, m) { // told of twice, in two dialects
 			g.meters = append(g.meters, m)
 		}
+	}
+}
+
+// meterOf returns what is known of a limit. If there is no room for one more,
+// what was not heard of for longest is forgotten; nil if that counts now.
+func (g *gate) meterOf(b Bucket) *meter {
+	if i := slices.IndexFunc(g.known, func(m *meter) bool { return m.name == b.Name && m.unit == b.Unit }); i >= 0 {
+		return g.known[i]
+	}
+	if len(g.known) == maxLimits {
+		oldest := slices.MinFunc(g.known, func(a, b *meter) int { return cmp.Compare(a.mark.requests, b.mark.requests) })
+		if slices.Contains(g.meters, oldest) {
+			return nil
+		}
+		g.known = slices.DeleteFunc(g.known, func(m *meter) bool { return m == oldest })
+	}
+	m := &meter{name: b.Name, unit: b.Unit, each: 1}
+	g.known = append(g.known, m)
+	return m
+}
+
+// unheard notes an answer without a word of limits, though others had told of
+// them. If there are only such answers, nothing is known any more.
+func (g *gate) unheard(now time.Time) {
+	g.silent++
+	if g.silent >= heardIn && now.Sub(g.heard) >= heardFor {
+		g.meters = nil
+		g.pace.restart()
 	}
 }
 

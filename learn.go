@@ -125,7 +125,7 @@ func (p *pace) cold(flying int, now time.Time) time.Duration {
 	}
 	p.out = flying
 	out := float64(flying)
-	return p.ledger.latest().Add(seconds64(coldStep.Seconds() * math.Log2((out+1)/out))).Sub(now)
+	return max(p.ledger.latest().Add(seconds64(coldStep.Seconds()*math.Log2((out+1)/out))).Sub(now), 0)
 }
 
 // trip is how long after now a round trip is over in any case: a server that

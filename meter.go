@@ -175,6 +175,9 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, pa
 	case !m.window:
 		m.rate = m.limit / b.Window.Seconds() * meterShy
 	}
+	if m.rate > 0 { // one may look
+		m.rate = max(m.rate, max(m.cost(1), 1)/maxPause.Seconds())
+	}
 	if fresh && ok {
 		m.trust = min(m.trust+meterTrust, 1)
 	}
@@ -186,7 +189,7 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, pa
 	case fresh:
 		m.level, m.at, m.mark = level, now, mark
 		if m.window && b.Reset >= 0 {
-			m.ends = now.Add(b.Reset)
+			m.ends = now.Add(min(b.Reset, maxPause))
 		}
 	case level < m.levelAt(now) && !m.window:
 		m.level = level // an answer that is late never raises it

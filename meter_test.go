@@ -1,6 +1,9 @@
 package sturdy
 
 import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,5 +83,73 @@ func TestALimitThatIsToldOfTwiceIsChargedOnce(t *testing.T) {
 		sendAll(t, l, 1)
 		g := l.gates.use(originKey(get(t)), l.newGate).state
 		assert.Len(t, g.meters, 1)
+	})
+}
+
+func TestHeadersThatStopAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			if n.Add(1) <= 100 {
+				return status(200, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "10")(req)
+			}
+			return status(200)(req)
+		})}
+		began := time.Now()
+		sendAll(t, l, 100)
+		assert.InDelta(t, 100, time.Since(began).Seconds(), 30)
+		assert.Equal(t, "headers", l.Limits()[0].Source)
+		began = time.Now()
+		sendAll(t, l, 1000)
+		assert.Less(t, time.Since(began), 2*heardFor)
+		assert.Empty(t, l.Limits()[0].Source)
+	})
+}
+
+func TestHeadersOfSomeAnswersCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			if n.Add(1)%10 == 1 {
+				return status(200, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "10")(req)
+			}
+			return status(200)(req)
+		})}
+		began := time.Now()
+		sendAll(t, l, 300)
+		assert.InDelta(t, 300, time.Since(began).Seconds(), 30)
+	})
+}
+
+func TestNoHeaderHoldsAnybodyForever(t *testing.T) {
+	for name, header := range map[string][]string{
+		"a window of a year": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "9", "X-Ratelimit-Reset", "31536000"},
+		"a bucket of a year": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "31536000"},
+		"a policy of a year": {"Ratelimit-Policy", `"p";q=10;w=31536000`, "Ratelimit", `"p";r=0`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &RateLimit{Base: script(status(200, header...))}
+				began := time.Now()
+				sendAll(t, l, 100)
+				assert.Less(t, time.Since(began), 101*maxPause)
+			})
+		})
+	}
+}
+
+func TestNewNamesOfLimitsAreHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			name := fmt.Sprint("r", min(n.Add(1), 70))
+			return status(200, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "10", "X-Ratelimit-Resource", name)(req)
+		})}
+		began := time.Now()
+		sendAll(t, l, 100)
+		assert.InDelta(t, 100, time.Since(began).Seconds(), 30)
+		g := l.gates.use(originKey(get(t)), l.newGate).state
+		assert.Len(t, g.known, maxLimits)
+		assert.Equal(t, "r70", g.meters[0].name)
 	})
 }

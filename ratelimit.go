@@ -157,13 +157,14 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	}
 	defer p.news()
 	if e == nil || !asksToWait(e) {
-		p.gate.taken(&p.pass, now, buckets)
+		p.gate.taken(&p.pass, e == nil, now, buckets)
 		return
 	}
-	until, news := p.gate.refused(&p.pass, min(e.RetryAfter, maxPause), e.Class == ErrRateLimit, buckets)
+	pause := min(e.RetryAfter, maxPause)
+	until, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
 	e.notBefore = until
-	if news && e.RetryAfter > 0 {
-		p.tell(true, Event{Kind: EventPause, Wait: e.RetryAfter, Err: e})
+	if news && pause > 0 {
+		p.tell(true, Event{Kind: EventPause, Wait: pause, Err: e})
 	}
 }
 
