@@ -123,7 +123,6 @@ func TestHeadersOfSomeAnswersCount(t *testing.T) {
 
 func TestNoHeaderHoldsAnybodyForever(t *testing.T) {
 	for name, header := range map[string][]string{
-		"a window of a year": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "9", "X-Ratelimit-Reset", "31536000"},
 		"a bucket of a year": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "31536000"},
 		"a policy of a year": {"Ratelimit-Policy", `"p";q=10;w=31536000`, "Ratelimit", `"p";r=0`},
 	} {
@@ -136,6 +135,22 @@ func TestNoHeaderHoldsAnybodyForever(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNoWindowHoldsAnybodyForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			left := fmt.Sprint(max(10-n.Add(1), 0))
+			return status(200, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", left, "X-Ratelimit-Reset", "31536000")(req)
+		})}
+		began := time.Now()
+		for range 20 {
+			sendAll(t, l, 1)
+		}
+		assert.Greater(t, time.Since(began), 9*maxPause)
+		assert.Less(t, time.Since(began), 12*maxPause)
+	})
 }
 
 func TestNewNamesOfLimitsAreHeard(t *testing.T) {
