@@ -324,16 +324,30 @@ func (p *pace) steer(span rates, large float64, r rejection) {
 		p.settle(span, r)
 		return
 	}
-	// So slow that the bucket is empty soon after the rate is too high.
-	p.climb(span, max(4/span.lo, large/(span.hi-span.lo)))
+	// So slow that the bucket is empty soon after the rate is too high. If that
+	// has not told enough, the same again would not either: what a slow climb
+	// leaves open is told by a fast one.
+	seconds := large / (span.hi - span.lo)
+	if climbed := p.hold == 0 && p.step > 0; climbed {
+		if fast := p.leastRamp(span.lo); p.ramp > 2*fast {
+			seconds = fast
+		} else {
+			seconds = paceRamp
+		}
+	}
+	p.climb(span, seconds)
 }
 
 // climb sets a course from the one rate to the other, in so many seconds.
 func (p *pace) climb(span rates, seconds float64) {
 	p.rate, p.hold = span.lo, 0
 	p.step = span.hi/span.lo - 1
-	p.ramp = min(max(1, 8*p.delay.Seconds(), seconds), max(paceRamp, 4/span.lo))
+	p.ramp = min(max(p.leastRamp(span.lo), seconds), max(paceRamp, 4/span.lo))
 }
+
+// leastRamp is in how many seconds a climb from this rate may be over, so that
+// some requests leave and some refusals come meanwhile.
+func (p *pace) leastRamp(rate float64) float64 { return max(1, 8*p.delay.Seconds(), 4/rate) }
 
 // settle sets a course that stays at the rate, and looks later whether the
 // server takes more.
@@ -348,7 +362,7 @@ func (p *pace) settle(span rates, r rejection) {
 
 // stay sets the course at the rate for so long.
 func (p *pace) stay(hold time.Duration) {
-	p.hold, p.step, p.ramp = hold, paceStep, max(1, 8*p.delay.Seconds(), 4/p.rate)
+	p.hold, p.step, p.ramp = hold, paceStep, p.leastRamp(p.rate)
 }
 
 func seconds64(s float64) time.Duration { return saturate(s * float64(time.Second)) }
