@@ -319,7 +319,7 @@ func (p *pace) learn(seen *finding, early bool) bool {
 // steer sets a course by the rates between which the server's is, with a burst
 // of no more than large.
 func (p *pace) steer(span rates, large float64, r rejection) {
-	span.lo = max(span.lo, span.hi/8)
+	span.lo = max(span.lo, span.hi/8, min(span.hi/2, slowLeast))
 	if span.hi <= span.lo*(1+paceTight) {
 		p.settle(span, r)
 		return
