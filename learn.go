@@ -319,6 +319,10 @@ func (p *pace) learn(seen *finding, early bool) bool {
 // steer sets a course by the rates between which the server's is, with a burst
 // of no more than large.
 func (p *pace) steer(span rates, large float64, r rejection) {
+	// A refusal says what is too fast, and seldom what is not: the course begins
+	// no further below than this, and where a request takes seconds, no further
+	// than half, or whoever sends one at a time waits long after a short spell of
+	// refusals.
 	span.lo = max(span.lo, span.hi/8, min(span.hi/2, slowLeast))
 	if span.hi <= span.lo*(1+paceTight) {
 		p.settle(span, r)

@@ -167,7 +167,7 @@ func BenchmarkWitness(b *testing.B) {
 
 func TestAClimbIsNoFasterThanRequestsLeave(t *testing.T) {
 	var p pace
-	p.steer(rates{0.05, 0.4}, 1, rejection{})
+	p.steer(rates{0.05, 0.1}, 1, rejection{})
 	assert.InDelta(t, 80, p.ramp, 1e-9, "four requests' time at 0.05 a second")
 	p.steer(rates{50, 100}, 1, rejection{})
 	assert.InDelta(t, 1, p.ramp, 1e-9)
