@@ -119,7 +119,10 @@ func TestWhatIsNoFailureOfTheServerNeverOpensTheCircuit(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				s := p.serve(t, handler)
-				client := s.client(&sturdy.Transport{Retry: sturdy.Retry{Attempts: -1}})
+				client := s.client(&sturdy.Transport{
+					Retry:     sturdy.Retry{Attempts: -1},
+					RateLimit: sturdy.RateLimit{Fixed: true}, // which does not slow down
+				})
 				for range 12 {
 					require.NoError(t, s.do(client, s.request(http.MethodGet, "")).err)
 				}

@@ -95,7 +95,11 @@ func TestEachAnswerHasItsClassAndIsSentAgainOnlyWhereThatHelps(t *testing.T) {
 					}
 
 					s := p.serve(t, fails)
-					o := s.do(s.client(&sturdy.Transport{Retry: sturdy.Retry{Attempts: 3}}), s.request(method, body))
+					client := s.client(&sturdy.Transport{
+						Retry:     sturdy.Retry{Attempts: 3},
+						RateLimit: sturdy.RateLimit{Fixed: true}, // which does not slow down
+					})
+					o := s.do(client, s.request(method, body))
 					require.NoError(t, o.err, "a status is no error of Client.Do")
 					assert.Equal(t, row.status, o.status())
 					assert.Equal(t, row.body, o.body)
