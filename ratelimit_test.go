@@ -309,6 +309,33 @@ func TestAfterARefusalTheOthersLeavePaced(t *testing.T) {
 	})
 }
 
+func TestACallerOnItsOwnBacksOffAndIsSoonBack(t *testing.T) {
+	// One request after the other: the pace is all that the server's refusals act on.
+	for _, headers := range [][]string{nil, {"Retry-After-Ms", "50"}} {
+		synctest.Test(t, func(t *testing.T) {
+			const refusals, second = 6, time.Second
+			var sent []time.Time
+			base := rtFunc(func(req *http.Request) (*http.Response, error) {
+				if sent = append(sent, time.Now()); len(sent) <= refusals {
+					return status(429, headers...)(req)
+				}
+				return after(100*time.Millisecond, status(200))(req)
+			})
+			rt := &RateLimit{Base: base}
+			for len(sent) < refusals+50 {
+				resp, err := rt.RoundTrip(get(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+			for i, want := range []time.Duration{second, 2 * second, 4 * second, 8 * second, 16 * second} {
+				assert.InEpsilon(t, want, sent[i+1].Sub(sent[i]), 0.02, "the wait after %d refusals, with %q", i+1, headers)
+			}
+			assert.LessOrEqual(t, sent[refusals].Sub(sent[refusals-1]), 21*second, "no more than the least that is tried")
+			assert.Less(t, sent[len(sent)-1].Sub(sent[refusals]), 12*second, "50 requests that take 5s: slow start leads back")
+		})
+	}
+}
+
 func TestRateLimitAsksALimiterOfTheCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(200))
