@@ -160,7 +160,7 @@ func TestTheSDKsOwnRetriesAddNothingToAnAnswer(t *testing.T) {
 			t.Parallel()
 			sent := func(options ...option.RequestOption) int32 {
 				w := serve(t, inTurn(step))
-				client := w.client(t, &sturdy.Transport{}, options...)
+				client := w.client(t, &sturdy.Transport{RateLimit: sturdy.RateLimit{Fixed: true}}, options...)
 				_, err := client.Chat.Completions.New(t.Context(), hello())
 				var e *openai.Error
 				require.ErrorAs(t, err, &e)
