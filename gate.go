@@ -47,6 +47,7 @@ type gate struct {
 	heard  time.Time // when the newest answer that had any came
 	silent int       // successes since then
 	tokens *meter    // the caller's ceiling; nil without one
+	prices *prices   // in these tokens; nil without one
 	said   float64   // the rate that was reported last
 	cut    float64   // how many had left at the last news
 	left   toll
@@ -60,6 +61,7 @@ type gate struct {
 // A wish is what a request asks of a gate.
 type wish struct {
 	units   float64
+	model   string        // that it names, where prices are asked for
 	maxWait time.Duration // of RateLimit
 	circuit *circuit      // nil if there is none
 	patient time.Duration // MaxWait of Breaker
@@ -86,6 +88,7 @@ type pass struct {
 	at       time.Time // when it left
 	mark     toll      // what had left by then, it included
 	units    float64
+	model    string
 	charged  float64 // of the caller's tokens
 	flies    bool    // counts as flying
 	waited   time.Duration
@@ -130,7 +133,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	began := time.Now()
 	w.circuit.arrived(began)
-	if g.queue.Len() == 0 && g.wait(began, w.units) == 0 {
+	if g.queue.Len() == 0 && g.wait(began, &w) == 0 {
 		if a, wait := w.circuit.admit(began, req); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
@@ -232,7 +235,11 @@ func (g *gate) quit(t *turn) {
 				g.spare = min(g.spare+1, g.burst)
 			}
 			for m := range g.limits() {
-				m.spend(now, -m.cost(t.units))
+				if m == g.tokens {
+					m.spend(now, -t.pass.charged)
+				} else {
+					m.spend(now, -m.cost(t.units))
+				}
 			}
 			g.land(&t.pass)
 		}
@@ -246,7 +253,7 @@ func (g *gate) quit(t *turn) {
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how
 // long to wait before looking again.
-func (g *gate) wait(now time.Time, units float64) time.Duration {
+func (g *gate) wait(now time.Time, w *wish) time.Duration {
 	if d := g.paused.Sub(now); d > 0 {
 		return d
 	}
@@ -256,7 +263,7 @@ func (g *gate) wait(now time.Time, units float64) time.Duration {
 		d = g.pace.cold(g.flying, now)
 	}
 	for m := range g.limits() {
-		d = max(d, m.wait(now, m.cost(units)))
+		d = max(d, m.wait(now, g.cost(m, w)))
 	}
 	limit := g.limitAt(now)
 	if g.bucket != nil && g.spare == 0 {
@@ -281,12 +288,24 @@ func (g *gate) limits() iter.Seq[*meter] {
 	}
 }
 
+// cost is what m will be charged for a request.
+func (g *gate) cost(m *meter, w *wish) float64 {
+	if m == g.tokens {
+		return g.prices.of(w.model).cost(w.units)
+	}
+	return m.cost(w.units)
+}
+
 // leave lets a request leave at now, for which there is room.
 func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	g.left.requests++
 	g.left.units += w.units
+	p := pass{gate: g, at: now, mark: g.left, units: w.units, model: w.model, flies: true, circuit: w.circuit, admitted: a}
 	for m := range g.limits() {
-		m.spend(now, m.cost(w.units))
+		cost := g.cost(m, &w)
+		if m.spend(now, cost); m == g.tokens {
+			p.charged = cost
+		}
 	}
 	switch {
 	case g.spare > 0:
@@ -300,10 +319,6 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 			g.pace.ledger = new(ledger)
 		}
 		g.pace.ledger.add(now, g.left.requests, w.units)
-	}
-	p := pass{gate: g, at: now, mark: g.left, units: w.units, flies: true, circuit: w.circuit, admitted: a}
-	if g.tokens != nil {
-		p.charged = g.tokens.cost(w.units)
 	}
 	return p
 }
@@ -363,10 +378,10 @@ func (g *gate) outlook(now time.Time) outlook {
 }
 
 // turnIn estimates how long a request with so many ahead of it will wait.
-func (g *gate) turnIn(now time.Time, o *outlook, ahead int, units float64) time.Duration {
+func (g *gate) turnIn(now time.Time, o *outlook, ahead int, w *wish) time.Duration {
 	wait := time.Duration(0)
 	for m := range g.limits() {
-		wait = max(wait, m.turnIn(o.start, ahead, units))
+		wait = max(wait, m.turnIn(o.start, ahead, g.cost(m, w)))
 	}
 	if missing := float64(ahead+1) - o.tokens; missing > 0 && o.limit != rate.Inf {
 		wait = max(wait, ceilSeconds(missing/float64(o.limit)))
@@ -380,7 +395,7 @@ func (g *gate) refuse(t *turn, now time.Time, o *outlook, ahead int) bool {
 		t.err = e
 		return true
 	}
-	wait := g.turnIn(now, o, ahead, t.units)
+	wait := g.turnIn(now, o, ahead, &t.wish)
 	inTime := now.Add(wait).Before(t.latest)
 	if t.latest.IsZero() {
 		inTime = g.paused.Sub(now) <= maxHold
@@ -408,7 +423,7 @@ func (g *gate) pump(now time.Time) {
 			e = e.Next()
 			continue
 		}
-		if d := g.wait(now, t.units); d > 0 {
+		if d := g.wait(now, &t.wish); d > 0 {
 			next = min(next, d)
 			break
 		}

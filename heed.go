@@ -161,15 +161,9 @@ func (g *gate) unheard(now time.Time) {
 func (g *gate) settle(p *pass, used float64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	m := g.tokens
 	now := time.Now()
-	m.spend(now, used-p.charged)
-	if p.units > 0 {
-		if m.each == 0 {
-			m.each = used / p.units
-		}
-		m.each += (used/p.units - m.each) * meterWeight
-	}
+	g.tokens.spend(now, used-p.charged)
+	g.prices.learn(p.model, p.units, used)
 	if g.queue.Len() > 0 {
 		g.pump(now)
 	}

@@ -81,9 +81,9 @@ func (m *meter) wait(now time.Time, n float64) time.Duration {
 }
 
 // turnIn estimates how long after now it is the turn of a request with so many
-// ahead of it, if they are like it.
-func (m *meter) turnIn(now time.Time, ahead int, units float64) time.Duration {
-	cost := min(m.cost(units), m.limit)
+// ahead of it, if they cost as much.
+func (m *meter) turnIn(now time.Time, ahead int, cost float64) time.Duration {
+	cost = min(cost, m.limit)
 	missing := float64(ahead+1)*cost - m.level
 	if dt := now.Sub(m.at); !m.window && dt > 0 {
 		missing -= dt.Seconds() * m.rate * m.trust

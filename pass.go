@@ -62,6 +62,9 @@ func (p *passage) open() (err error) {
 		p.limited = p.limit.gates.use(p.limit.keyOf(p.req), p.limit.newGate)
 		p.gate = p.limited.state
 		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
+		if p.gate.prices != nil {
+			w.model = modelOf(p.req, maxEvent)
+		}
 		if p.limit.Limiter != nil {
 			limited, err = p.limit.waitLimiter(p.req)
 		}

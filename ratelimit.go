@@ -105,9 +105,7 @@ func (l *RateLimit) newGate() *gate {
 		// Limits of tokens are by the minute.
 		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1}
 		g.tokens.level, g.tokens.at = g.tokens.limit, time.Now()
-		if l.Cost != nil {
-			g.tokens.each = 1
-		}
+		g.prices = &prices{estimated: l.Cost != nil}
 	}
 	return g
 }

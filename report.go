@@ -65,7 +65,7 @@ func (e *Error) Report() *Report {
 	if e.req != nil {
 		r.Method = e.req.Method
 		r.URL = withoutQuery(e.req.URL)
-		r.Model = modelOf(e.req)
+		r.Model = modelOf(e.req, reportBody)
 		r.RequestHeader = plainHeader(e.req.Header, nil)
 	}
 	if e.header != nil {
@@ -226,20 +226,6 @@ func plainHeader(h http.Header, secrets []string) http.Header {
 		plain[name] = shown
 	}
 	return plain
-}
-
-// modelOf returns the model that a request's JSON body asks for.
-func modelOf(req *http.Request) string {
-	body := value(bytes.TrimSpace(bodyOf(req, reportBody)))
-	if !body.isObject() {
-		return ""
-	}
-	for name, member := range body.members() {
-		if string(name) == "model" {
-			return capped(member.text(), 256)
-		}
-	}
-	return ""
 }
 
 // bodyOf returns the beginning of a request's body, where it can be had again.

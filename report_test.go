@@ -104,11 +104,11 @@ func TestTheModelOfARequest(t *testing.T) {
 		`model=a`:         "",
 		``:                "",
 	} {
-		assert.Equal(t, want, modelOf(post(t, body)), "%.40s", body)
+		assert.Equal(t, want, modelOf(post(t, body), reportBody), "%.40s", body)
 	}
 	req := post(t, `{"model":"a"}`)
 	req.GetBody = nil
-	assert.Empty(t, modelOf(req), "the caller's own body is not touched")
+	assert.Empty(t, modelOf(req, reportBody), "the caller's own body is not touched")
 }
 
 func TestStatusErrorsReturnsAnErrorForAStatus(t *testing.T) {

@@ -13,12 +13,13 @@ import (
 // max_output_tokens, times n, which are the output. So do the servers that
 // charge a request before they answer it. Where the body says nothing of the
 // output, or the server charges what was really used, RateLimit learns by how
-// much the estimate is wrong.
+// much the estimate is wrong: of its Tokens for each model, from what the answers
+// say was used, and of the server's limits from how what remains of them falls.
 //
 // It reads the body with Request.GetBody; where there is none, it goes by
 // ContentLength.
 func EstimateTokens(req *http.Request) int {
-	body := jsonBody(req)
+	body := jsonBody(req, maxEvent)
 	if body == nil {
 		return int((max(req.ContentLength, 0) + 3) / 4)
 	}
@@ -44,9 +45,10 @@ func number(v value) int {
 	return min(n, maxUnits)
 }
 
-// jsonBody returns a request's body, if it can be had again and is an object.
-func jsonBody(req *http.Request) value {
-	b := value(bytes.TrimLeft(bodyOf(req, maxEvent), " \t\r\n"))
+// jsonBody returns a request's body, or its beginning, if it can be had again
+// and is an object.
+func jsonBody(req *http.Request, limit int64) value {
+	b := value(bytes.TrimLeft(bodyOf(req, limit), " \t\r\n"))
 	if !b.isObject() {
 		return nil
 	}
@@ -67,7 +69,86 @@ func HeaderKey(name string) func(*http.Request) string {
 // ModelKey is a Key for [RateLimit], of requests that share a limit if they go
 // to the same host and their JSON body names the same model.
 func ModelKey(req *http.Request) string {
-	return HostKey(req) + " " + member(jsonBody(req), "model").text()
+	return HostKey(req) + " " + modelOf(req, maxEvent)
+}
+
+// modelOf returns the model that a request's JSON body asks for, so far in.
+func modelOf(req *http.Request, limit int64) string {
+	return capped(member(jsonBody(req, limit), "model").text(), 256)
+}
+
+// Prices are what requests use of the caller's tokens, as far as answers tell.
+// A model that is not known costs what all cost together.
+type prices struct {
+	estimated bool // by Cost
+	all       price
+	models    map[string]*price
+}
+
+// maxModels bounds how many are known, as their names are the caller's.
+const maxModels = 64
+
+// of returns the price of a model's requests.
+func (p *prices) of(model string) price {
+	if of := p.models[model]; of != nil {
+		return *of
+	}
+	if p.all.n == 0 && p.estimated {
+		return price{n: 1, units: 1, used: 1}
+	}
+	return p.all
+}
+
+// learn takes in what a request of so many units has used.
+func (p *prices) learn(model string, units, used float64) {
+	of := p.models[model]
+	if of == nil && model != "" && len(p.models) < maxModels {
+		if p.models == nil {
+			p.models = make(map[string]*price)
+		}
+		of = new(price)
+		p.models[model] = of
+	}
+	for _, of := range [...]*price{of, &p.all} {
+		if of == nil {
+			continue
+		}
+		if of.n == 0 && p.estimated {
+			of.learn(units, units)
+		}
+		of.learn(units, used)
+	}
+}
+
+// A price is the straight line nearest to what requests used, by their units:
+// what a model answers grows neither with its input nor with what it was allowed,
+// or with both. Its moments are exponentially weighted.
+type price struct {
+	n             float64 // requests
+	units, used   float64 // of a request, on average
+	spread, slant float64 // variance of units, and covariance with used
+}
+
+func (p *price) learn(units, used float64) {
+	p.n++
+	w := max(1/p.n, meterWeight)
+	dx, dy := units-p.units, used-p.used
+	p.units += w * dx
+	p.used += w * dy
+	p.spread = (1 - w) * (p.spread + w*dx*dx)
+	p.slant = (1 - w) * (p.slant + w*dx*dy)
+}
+
+// cost is what a request of so many units will use.
+func (p price) cost(units float64) float64 {
+	if p.units == 0 {
+		return p.used
+	}
+	// As long as requests are few, or alike, what they use is taken to be in
+	// proportion to their units.
+	few := p.units * p.units / min(p.n, 1/meterWeight)
+	slope := (p.slant + few*p.used/p.units) / (p.spread + few)
+	return max(p.used+slope*(units-p.units), 0)
 }
 
 // A usageMeter finds, in the bytes of an answer that pass it by, how many

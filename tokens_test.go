@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -153,6 +155,72 @@ func TestWithoutCostTheTokensOfARequestAreLearned(t *testing.T) {
 		assert.Equal(t, time.Duration(0), times[5], "600 are there at first")
 		assert.Equal(t, 10*time.Second, times[19]-times[18], "then 10 a second, 100 each")
 	})
+}
+
+func TestEachModelUsesWhatItUses(t *testing.T) {
+	// One key, one ceiling: 100 tokens a second. The small model uses 10 a
+	// request, the large one 1000, whatever they are estimated at.
+	for name, cost := range map[string]func(*http.Request) int{"estimated": EstimateTokens, "not estimated": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := rtFunc(func(req *http.Request) (*http.Response, error) {
+					if modelOf(req, maxEvent) == "small" {
+						return usedTokens(10)(req)
+					}
+					return usedTokens(1000)(req)
+				})
+				l := &RateLimit{Base: base, Tokens: 100, Cost: cost}
+				small, large := `{"max_tokens":300,"model":"small"}`, `{"max_tokens":300,"model":"large"}`
+				for range 20 { // the ceiling's 6000 are soon used
+					sendChat(t, l, small)
+					sendChat(t, l, large)
+				}
+				began := time.Now()
+				for range 20 {
+					sendChat(t, l, small)
+				}
+				smalls := time.Since(began)
+				sendChat(t, l, large) // waits for what it uses, and may spend what it waited for
+				began = time.Now()
+				sendChat(t, l, large)
+				assert.InDelta(t, 2, smalls.Seconds(), 0.5, "200 tokens")
+				assert.InDelta(t, 10, time.Since(began).Seconds(), 0.5, "1000 tokens")
+			})
+		})
+	}
+}
+
+func TestAPriceIsTheNearestLine(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for name, used := range map[string]func(units float64) float64{
+		"in proportion":  func(units float64) float64 { return units / 4 },
+		"input and more": func(units float64) float64 { return units + 500 },
+		"always as much": func(float64) float64 { return 300 },
+		"nothing":        func(float64) float64 { return 0 },
+	} {
+		p := prices{estimated: true}
+		assert.InDelta(t, 800, p.of("a").cost(800), 1e-9, "what Cost says, as long as nothing else is known")
+		for range 200 {
+			units := 100 + 2000*random.Float64()
+			p.learn("a", units, used(units))
+		}
+		for _, units := range []float64{100, 1000, 2000} {
+			assert.InDelta(t, used(units), p.of("a").cost(units), 0.15*1000, "%s, %v", name, units)
+		}
+		assert.Equal(t, p.of("a"), p.of("b"), "a model that is not known is like all")
+		p.learn("b", 10, 5000)
+		assert.Greater(t, p.of("b").cost(10), 2*p.of("a").cost(10))
+	}
+
+	var p prices
+	assert.Zero(t, p.of("").cost(1), "nothing is known without Cost")
+	for i := range 2 * maxModels {
+		p.learn(strconv.Itoa(i), 1, 100)
+	}
+	assert.Len(t, p.models, maxModels)
+	assert.InDelta(t, 100, p.of(strconv.Itoa(2*maxModels-1)).cost(1), 1e-9, "as all")
+	p.learn("0", 0, 7)
+	assert.Positive(t, p.of("0").cost(0))
 }
 
 func TestLimitsTellWhatIsKnownOfEachKey(t *testing.T) {
