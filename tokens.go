@@ -89,14 +89,14 @@ type prices struct {
 const maxModels = 64
 
 // of returns the price of a model's requests.
-func (p *prices) of(model string) price {
+func (p *prices) of(model string) *price {
 	if of := p.models[model]; of != nil {
-		return *of
+		return of
 	}
 	if p.all.n == 0 && p.estimated {
-		return price{n: 1, units: 1, used: 1}
+		return &price{n: 1, units: 1, used: 1}
 	}
-	return p.all
+	return &p.all
 }
 
 // learn takes in what a request of so many units has used.
@@ -140,7 +140,7 @@ func (p *price) learn(units, used float64) {
 }
 
 // cost is what a request of so many units will use.
-func (p price) cost(units float64) float64 {
+func (p *price) cost(units float64) float64 {
 	if p.units == 0 {
 		return p.used
 	}
