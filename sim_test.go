@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -265,19 +266,18 @@ func batches() []*batch {
 // that Retry-After asks for, see how long the key was paused. What is in flight
 // when the first refusal comes back is lost: of few requests, that is much.
 var batchGaps = map[string][3]float64{
-	"Retry-After, 2/s, burst 1":      {0.90, 0.03},
-	"Retry-After, 2/s, burst 10":     {0.90, 0.03},
-	"Retry-After, 2/s, burst 120":    {0.90, 0.06},
-	"bare 429s, 2/s, burst 120":      {0.88, 0.065},
-	"refused count, 2/s, burst 1":    {0.90, 0.03},
-	"refused count, 2/s, burst 10":   {0.93, 0.03},
-	"refused count, 2/s, burst 120":  {0.93, 0.06},
-	"refused count, 500/s, burst 1":  {0.92, 0.02},
-	"refused count, 500/s, burst 10": {0.92, 0.02},
-	"50/s, 25/s, 50/s, dialect 0":    {0.87, 0.02},
+	"Retry-After, 2/s, burst 1":     {0.90, 0.03},
+	"Retry-After, 2/s, burst 10":    {0.90, 0.03},
+	"Retry-After, 2/s, burst 120":   {0.90, 0.06},
+	"bare 429s, 2/s, burst 120":     {0.88, 0.065},
+	"refused count, 2/s, burst 1":   {0.93, 0.03},
+	"refused count, 2/s, burst 10":  {0.93, 0.03},
+	"refused count, 2/s, burst 120": {0.93, 0.06},
+	"50/s, 25/s, 50/s, dialect 0":   {0.91, 0.02},
 }
 
 func TestSimRateLimit(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // a million calls leave little behind
 	all := batches()
 	rows := make([]string, len(all))
 	t.Run("batch", func(t *testing.T) {
