@@ -91,7 +91,7 @@ const (
 	paceCost    = 50          // times what a refusal costs: how long to hold, at most
 	provenBy    = 11          // requests that were taken
 	minHold     = time.Second
-	longHold    = time.Minute
+	longHold    = 10 * time.Minute
 	crowded     = 3  // contradictions count as that much, and each refusal without one makes up for 1
 	crowdRamp   = 5. // seconds
 )

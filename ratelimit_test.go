@@ -336,6 +336,41 @@ func TestACallerOnItsOwnBacksOffAndIsSoonBack(t *testing.T) {
 	}
 }
 
+func TestWhatARefusalCostsIsHowSeldomOneIsSought(t *testing.T) {
+	// 10 a second, and who asks too soon is told to wait for a minute, or for 20
+	// seconds. To look each minute whether there is more would cost half of it.
+	for after, least := range map[string]float64{"20": 0.88, "60": 0.70} {
+		synctest.Test(t, func(t *testing.T) {
+			bucket := rate.NewLimiter(10, 10)
+			var taken, refused atomic.Int32
+			rt := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				if time.Sleep(20 * time.Millisecond); !bucket.Allow() {
+					refused.Add(1)
+					return status(429, "Retry-After", after)(req)
+				}
+				taken.Add(1)
+				return status(200)(req)
+			})}
+			began := time.Now()
+			var wg sync.WaitGroup
+			for range 32 {
+				wg.Go(func() {
+					for time.Since(began) < 20*time.Minute {
+						resp, err := rt.RoundTrip(get(t))
+						require.NoError(t, err)
+						require.NoError(t, resp.Body.Close())
+					}
+				})
+			}
+			wg.Wait()
+			share := float64(taken.Load()) / 10 / time.Since(began).Seconds()
+			t.Logf("Retry-After %s: %.1f %% of what the server allows, %d refused", after, 100*share, refused.Load())
+			assert.GreaterOrEqual(t, share, least)
+			assert.Less(t, refused.Load(), int32(60))
+		})
+	}
+}
+
 func TestRateLimitAsksALimiterOfTheCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(200))
