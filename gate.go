@@ -318,7 +318,7 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 		if g.pace.ledger == nil {
 			g.pace.ledger = new(ledger)
 		}
-		g.pace.ledger.add(now, g.left.requests, w.units)
+		g.pace.ledger.add(now, g.left.requests, w.units, g.flying)
 	}
 	return p
 }

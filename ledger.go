@@ -16,9 +16,10 @@ type ledger struct {
 	page
 	next  page
 	last  float64 // the number of the last
+	old   float64 // the number of the oldest whose time is known
 	epoch time.Time
-	times [ledgerSize]time.Duration // since epoch, by number
-	units [ledgerSize]float32       // of each
+	times []time.Duration // since epoch, by number
+	units []float32       // of each
 
 	ends   [ledgerBlocks]time.Duration // when the last of each block left
 	blocks int
@@ -34,23 +35,42 @@ type page struct {
 }
 
 const (
-	ledgerSize   = 256
+	ledgerSize   = 256 // how many are known one by one, at least
+	ledgerMost   = 4096
 	ledgerBlocks = 128
 )
 
-// add notes that the nth request leaves.
-func (l *ledger) add(t time.Time, n, units float64) {
-	if l.epoch.IsZero() {
-		l.epoch, l.size = t, 1
+// add notes that the nth request leaves, after which so many are out.
+func (l *ledger) add(t time.Time, n, units float64, flying int) {
+	if l.times == nil {
+		l.times, l.units = make([]time.Duration, ledgerSize), make([]float32, ledgerSize)
+		l.epoch, l.old, l.size = t, n, 1
 		l.page = page{t, n, true}
 	}
-	i := int(n) % ledgerSize
-	if old := n - ledgerSize; old >= max(l.first, l.next.first) {
-		l.turn()
-		l.block(l.times[i])
+	if size := len(l.times); 2*flying > size && size < ledgerMost {
+		l.grow(2 * size)
+	}
+	i := int(n) % len(l.times)
+	if n-l.old == float64(len(l.times)) {
+		if l.old == l.next.first {
+			l.turn()
+		}
+		if l.old >= l.first {
+			l.block(l.times[i])
+		}
+		l.old++
 	}
 	l.times[i], l.units[i] = t.Sub(l.epoch), float32(units)
 	l.last = n
+}
+
+// grow makes room for size, as what is out may still be refused.
+func (l *ledger) grow(size int) {
+	times, units := make([]time.Duration, size), make([]float32, size)
+	for n := int(l.old); n <= int(l.last); n++ {
+		times[n%size], units[n%size] = l.times[n%len(l.times)], l.units[n%len(l.units)]
+	}
+	l.times, l.units = times, units
 }
 
 // block adds one that left at t to the blocks. When there is no more room for
@@ -95,16 +115,13 @@ func (l *ledger) turn() {
 func (l *ledger) before(n float64) float64 { return n - l.first }
 
 // latest is when the last one left.
-func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[int(l.last)%ledgerSize]) }
+func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[int(l.last)%len(l.times)]) }
 
-// nth returns when the nth left, and its units. It must not be before oldest.
+// nth returns when the nth left, and its units. It must not be before old.
 func (l *ledger) nth(n float64) (time.Time, float64) {
-	i := int(n) % ledgerSize
+	i := int(n) % len(l.times)
 	return l.epoch.Add(l.times[i]), float64(l.units[i])
 }
-
-// oldest is the number of the oldest whose time is known.
-func (l *ledger) oldest() float64 { return max(1, l.last-ledgerSize+1) }
 
 // need returns the least rate with which a bucket of this burst would have had
 // room for all that left before the nth, or for the nth, which left at sent.
@@ -122,7 +139,7 @@ func (l *ledger) need(sent time.Time, n, burst float64, all bool, slack time.Dur
 		l.walk(n, again.take)
 		if !all {
 			at := sent.Sub(l.epoch)
-			for i := n + 1; i <= l.last && l.times[int(i)%ledgerSize] <= at+slack; i++ {
+			for i := max(n+1, l.old); i <= l.last && l.times[int(i)%len(l.times)] <= at+slack; i++ {
 				again.taken++ // it may have come before the nth
 			}
 			again.all = true
@@ -137,18 +154,16 @@ func (l *ledger) need(sent time.Time, n, burst float64, all bool, slack time.Dur
 
 // walk calls f with all on the page that left before the nth.
 func (l *ledger) walk(n float64, f func(t time.Duration, requests float64)) {
-	i := l.first
-	if old := max(l.first, l.oldest()); old > i {
-		for b := range l.blocks {
-			f(l.ends[b], l.size)
-		}
-		if l.part > 0 {
-			f(l.ends[l.blocks], l.part)
-		}
-		i = old
+	left := n - l.first
+	for b := 0; b < l.blocks && left > 0; b++ {
+		f(l.ends[b], min(l.size, left))
+		left -= l.size
 	}
-	for ; i < n; i++ {
-		f(l.times[int(i)%ledgerSize], 1)
+	if l.part > 0 && left > 0 {
+		f(l.ends[l.blocks], min(l.part, left))
+	}
+	for i := max(l.first, l.old); i < n; i++ {
+		f(l.times[int(i)%len(l.times)], 1)
 	}
 }
 

@@ -29,7 +29,7 @@ func newBucketServer(rate, burst float64) *bucketServer {
 func (s *bucketServer) send(d time.Duration) bool {
 	s.now = s.now.Add(d)
 	s.n++
-	s.ledger.add(s.now, s.n, 1)
+	s.ledger.add(s.now, s.n, 1, 0)
 	s.tokens = min(s.tokens+s.now.Sub(s.at).Seconds()*s.rate, s.burst)
 	s.at = s.now
 	if s.tokens < 1 {
@@ -136,7 +136,7 @@ func TestARefusalThatOvertookAnother(t *testing.T) {
 	learn := func(ns ...float64) pace {
 		p := pace{ledger: new(ledger)}
 		for n := range 20 {
-			p.ledger.add(at(time.Duration(n*n)*ms), float64(n+1), 1)
+			p.ledger.add(at(time.Duration(n*n)*ms), float64(n+1), 1, 0)
 		}
 		for i, n := range ns {
 			sent, _ := p.ledger.nth(n)

@@ -202,7 +202,7 @@ func (m *meter) follow(level float64, sent, now time.Time, mark, left toll, past
 	if !m.window {
 		refill = m.rate * m.trust
 	}
-	if refill > 0 && mark.requests+1 >= past.oldest() {
+	if refill > 0 && mark.requests+1 >= past.old {
 		// One by one, as what a full bucket does not gain is lost.
 		at := sent
 		for n := mark.requests + 1; n <= left.requests; n++ {

@@ -20,7 +20,7 @@ func (m *meter) hearAll(n int, d time.Duration, bucket func(i int, at time.Durat
 		at := time.Duration(i) * d
 		now := began.Add(at)
 		mark := toll{float64(i + 1), float64(i + 1)}
-		past.add(now, mark.requests, 1)
+		past.add(now, mark.requests, 1, 0)
 		m.hear(bucket(i, at), true, now, now.Add(time.Millisecond), mark, mark, past)
 	}
 }
