@@ -70,7 +70,7 @@ const (
 	coldWindow = 16.                   // requests
 	coldStep   = 60 * time.Millisecond // in which twice as many leave
 	coldGrowth = 2.5                   // times, in a round trip
-	coldEnd    = 250.                  // requests
+	coldEnd    = 8000.                 // requests
 	coldTrip   = time.Second           // a request that was not refused by then has been taken
 
 	slowFrom  = 1. / 4 // of the average before the first refusal: where slow start begins
