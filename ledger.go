@@ -22,6 +22,7 @@ type ledger struct {
 	units []float32       // of each
 
 	ends   [ledgerBlocks]time.Duration // when the last of each block left
+	from   float64                     // the number of the first of the first block
 	blocks int
 	size   float64 // requests in a block
 	part   float64 // in the block that is not full yet
@@ -52,7 +53,7 @@ func (l *ledger) add(t time.Time, n, units float64, flying int) {
 	}
 	i := int(n) % len(l.times)
 	if n-l.old == float64(len(l.times)) {
-		if l.old == l.next.first {
+		if l.next.first > 0 && l.old >= l.next.first {
 			l.turn()
 		}
 		if l.old >= l.first {
@@ -73,9 +74,12 @@ func (l *ledger) grow(size int) {
 	l.times, l.units = times, units
 }
 
-// block adds one that left at t to the blocks. When there is no more room for
-// them, each becomes twice as large.
+// block adds the oldest, which left at t, to the blocks. When there is no more
+// room for them, each becomes twice as large.
 func (l *ledger) block(t time.Duration) {
+	if l.blocks == 0 && l.part == 0 {
+		l.from = l.old
+	}
 	l.ends[l.blocks] = t
 	if l.part++; l.part < l.size {
 		return
@@ -105,9 +109,19 @@ func (l *ledger) refill(t time.Time) {
 
 // turn goes over to the next page, if there is one.
 func (l *ledger) turn() {
-	if l.next.first > 0 {
-		l.page, l.next = l.next, page{}
+	if l.next.first == 0 {
+		return
+	}
+	l.page, l.next = l.next, page{}
+	if l.first >= l.old {
 		l.blocks, l.size, l.part = 0, 1, 0
+		return
+	}
+	// So many are out that it begins in the blocks.
+	if before := min(int((l.first-l.from)/l.size), l.blocks); before > 0 {
+		copy(l.ends[:], l.ends[before:])
+		l.blocks -= before
+		l.from += float64(before) * l.size
 	}
 }
 
@@ -154,13 +168,14 @@ func (l *ledger) need(sent time.Time, n, burst float64, all bool, slack time.Dur
 
 // walk calls f with all on the page that left before the nth.
 func (l *ledger) walk(n float64, f func(t time.Duration, requests float64)) {
-	left := n - l.first
-	for b := 0; b < l.blocks && left > 0; b++ {
-		f(l.ends[b], min(l.size, left))
-		left -= l.size
-	}
-	if l.part > 0 && left > 0 {
-		f(l.ends[l.blocks], min(l.part, left))
+	for b := 0; b <= l.blocks && b < ledgerBlocks; b++ {
+		first, size := l.from+float64(b)*l.size, l.size
+		if b == l.blocks {
+			size = l.part
+		}
+		if many := min(first+size, n) - max(first, l.first); many > 0 {
+			f(l.ends[b], many)
+		}
 	}
 	for i := max(l.first, l.old); i < n; i++ {
 		f(l.times[int(i)%len(l.times)], 1)
