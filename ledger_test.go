@@ -114,6 +114,62 @@ func TestALedgerRemembersALongTime(t *testing.T) {
 	assert.InEpsilon(t, 500, f.in(10).hi, 0.01)
 }
 
+func TestARefusalThatComesLateTellsAsMuch(t *testing.T) {
+	const ms = time.Millisecond
+	for _, late := range []int{0, 100, 1000, 4000, 20_000} {
+		t.Run(fmt.Sprint(late, " later"), func(t *testing.T) {
+			s := newBucketServer(500, 300)
+			// The course of a page, until a request is refused and then until that is heard.
+			course := func(d time.Duration) *finding {
+				for s.send(d) {
+				}
+				n, sent := s.n, s.now
+				for i := range late {
+					s.now = s.now.Add(d)
+					s.n++
+					s.ledger.add(s.now, s.n, 1, i)
+				}
+				f := s.ledger.witness(sent, n, 0)
+				s.ledger.begin(sent, n)
+				s.tokens, s.at = 0, s.now
+				s.ledger.begin(s.now, s.n) // the others were refused, too
+				return f
+			}
+			first := course(ms)
+			assert.InEpsilon(t, 850, first.in(10).lo, 0.2, "and of other bursts")
+			assert.LessOrEqual(t, first.in(300).lo, 500*1.02)
+			assert.GreaterOrEqual(t, first.in(300).hi, 500*0.98)
+			s.now = s.now.Add(time.Second)
+			for i := range 3000 { // taken, and on the next page
+				require.True(t, s.send(2500*time.Microsecond), i)
+			}
+			s.ledger.turn()
+			second := course(ms)
+			assert.LessOrEqual(t, second.in(300).lo, 500*1.02)
+			assert.GreaterOrEqual(t, second.in(300).hi, 500*0.98)
+		})
+	}
+}
+
+func TestAPageThatBeginsAmongWhatIsNotKnownOneByOne(t *testing.T) {
+	s := newBucketServer(500, 10)
+	s.tokens = 0
+	s.ledger.begin(s.now, 0)
+	for range 20_000 {
+		require.True(t, s.send(2*time.Millisecond))
+	}
+	all := s.ledger.last
+	for range 20_000 {
+		require.True(t, s.send(4*time.Millisecond))
+	}
+	s.ledger.begin(s.now.Add(-20_000*4*time.Millisecond), all)
+	s.ledger.turn()
+	seen := 0.
+	s.ledger.walk(s.n+1, func(_ time.Duration, n float64) { seen += n })
+	assert.InDelta(t, 20_000, seen, 1e-9)
+	assert.InEpsilon(t, 250, s.ledger.need(s.now, s.n, 1, true, 0), 0.02)
+}
+
 func TestAFindingThatContradictsWhatIsKnown(t *testing.T) {
 	s := newBucketServer(50, 10)
 	var p pace
