@@ -59,7 +59,7 @@ func TestWhateverAServerDoesTheGateKeepsItsWord(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			require.Greater(t, len(sent), 50)
+			require.Greater(t, len(sent), 30, "enough to look at")
 			for i := range sent {
 				for j := i + burst; j < len(sent); j++ {
 					most := (sent[j]-sent[i]).Seconds()*limit + burst + 1e-6

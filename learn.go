@@ -64,11 +64,13 @@ type pace struct {
 
 	before *pace   // what was known before the last refusal
 	lowest float64 // the number of the request
+	again  int     // how often an earlier one was heard of later
 }
 
 const (
 	coldWindow = 16.                   // requests
 	coldStep   = 60 * time.Millisecond // in which twice as many leave
+	coldMany   = 250                   // requests
 	coldGrowth = 2.5                   // times, in a round trip
 	coldEnd    = 8000.                 // requests
 	coldTrip   = time.Second           // a request that was not refused by then has been taken
@@ -89,6 +91,7 @@ const (
 	paceNothing = 1e4         // requests per second: no limit to speak of
 	paceForget  = time.Minute // without use
 	paceCost    = 50          // times what a refusal costs: how long to hold, at most
+	manyAgain   = 32          // accounts of one refusal
 	provenBy    = 11          // requests that were taken
 	minHold     = time.Second
 	longHold    = 10 * time.Minute
@@ -120,8 +123,8 @@ func (p *pace) cold(flying int, now time.Time) time.Duration {
 	if float64(flying) >= p.window {
 		return p.trip(now)
 	}
-	if flying < p.out {
-		return 0 // as many were out before
+	if flying < p.out || flying >= coldMany {
+		return 0 // as many were out before, or so many that a few more at once do not matter
 	}
 	p.out = flying
 	out := float64(flying)
@@ -218,22 +221,33 @@ func (p *pace) refused(r rejection) {
 	before := *p
 	before.before = nil
 	p.heed(r)
-	p.before, p.lowest, p.lost = &before, r.n, 1
+	p.before, p.lowest, p.lost, p.again = &before, r.n, 1, 0
 }
 
 // also takes in a further one, of a request that was sent before it was known.
 func (p *pace) also(r rejection) {
-	lost := p.lost
-	if r.n < p.lowest && r.n >= p.ledger.first && p.before != nil {
+	lost, again := p.lost, p.again
+	if r.n < p.lowest-p.slack() && r.n >= p.ledger.first && p.before != nil {
 		// It was this one that the server refused first.
 		before := p.before
 		*p = *before
 		p.heed(r)
 		p.before, p.lowest = before, r.n
+		again++
 	}
-	p.lost = lost + 1
+	p.lost, p.again = lost+1, again
 	p.last = r.resume
 	p.ledger.begin(r.sent, r.n)
+}
+
+// slack is how much earlier than the lowest a request must have left to be worth
+// another account. Where thousands are refused in the reverse order, all of them
+// would take seconds.
+func (p *pace) slack() float64 {
+	if p.again < manyAgain {
+		return 0
+	}
+	return (findingTie - 1) * p.ledger.before(p.lowest)
 }
 
 // lit notes that the server takes requests again, after it has refused all.
@@ -336,7 +350,7 @@ func (p *pace) steer(span rates, large float64, r rejection) {
 		if fast := p.leastRamp(span.lo); p.ramp > 2*fast {
 			seconds = fast
 		} else {
-			seconds = paceRamp
+			seconds = p.mostRamp(span.lo)
 		}
 	}
 	p.climb(span, seconds)
@@ -346,12 +360,16 @@ func (p *pace) steer(span rates, large float64, r rejection) {
 func (p *pace) climb(span rates, seconds float64) {
 	p.rate, p.hold = span.lo, 0
 	p.step = span.hi/span.lo - 1
-	p.ramp = min(max(p.leastRamp(span.lo), seconds), max(paceRamp, 4/span.lo))
+	p.ramp = min(max(p.leastRamp(span.lo), seconds), p.mostRamp(span.lo))
 }
 
 // leastRamp is in how many seconds a climb from this rate may be over, so that
 // some requests leave and some refusals come meanwhile.
 func (p *pace) leastRamp(rate float64) float64 { return max(1, 8*p.delay.Seconds(), 4/rate) }
+
+// mostRamp is in how many seconds a climb is over at the latest, but so that it
+// differs from the fastest.
+func (p *pace) mostRamp(rate float64) float64 { return max(paceRamp, 4*p.leastRamp(rate)) }
 
 // settle sets a course that stays at the rate, and looks later whether the
 // server takes more.

@@ -203,11 +203,44 @@ func TestARefusalThatOvertookAnother(t *testing.T) {
 				p.also(r)
 			}
 		}
-		p.before, p.ledger, p.delay = nil, nil, 0
+		p.before, p.ledger, p.delay, p.again = nil, nil, 0, 0
 		return p
 	}
 	late, early := learn(15, 12), learn(12, 15)
 	assert.Equal(t, early, late)
+}
+
+func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
+	const n, apart = 4000, 500e-6 // seconds
+	began := time.Unix(1e9, 0)
+	now := began.Add(5 * time.Second)
+	refuse := func(backwards bool) pace {
+		p := pace{ledger: new(ledger)}
+		for i := range n {
+			p.ledger.add(began.Add(seconds64(apart*float64(i))), float64(i+1), 1, i)
+		}
+		for i := range n - 100 { // the first hundred were taken
+			which := float64(101 + i)
+			if backwards {
+				which = float64(n - i)
+			}
+			sent, _ := p.ledger.nth(which)
+			r := rejection{n: which, sent: sent, now: now, resume: now.Add(time.Second)}
+			if i == 0 {
+				p.refused(r)
+			} else {
+				p.also(r)
+			}
+		}
+		return p
+	}
+	forth, back := refuse(false), refuse(true)
+	assert.Zero(t, forth.again)
+	assert.Less(t, back.again, 300)
+	assert.InEpsilon(t, forth.rate, back.rate, 0.03)
+	for i, want := range forth.known {
+		assert.InDelta(t, want.lo, back.known[i].lo, 0.03*want.lo+5)
+	}
 }
 
 func BenchmarkWitness(b *testing.B) {

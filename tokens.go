@@ -146,7 +146,7 @@ func (p *price) cost(units float64) float64 {
 	}
 	// As long as requests are few, or alike, what they use is taken to be in
 	// proportion to their units.
-	few := p.units * p.units / min(p.n, 1/meterWeight)
+	few := p.units * p.units / min(p.n*p.n, 1/meterWeight/meterWeight)
 	slope := (p.slant + few*p.used/p.units) / (p.spread + few)
 	return max(p.used+slope*(units-p.units), 0)
 }
