@@ -57,6 +57,8 @@ type pace struct {
 	lost     int           // how many were refused together with it
 	early    bool          // it was, though it left at a rate that seemed safe
 	dark     bool          // none was taken between the last two refusals
+	since    time.Time     // when that began
+	back     float64       // requests per second to go back to, if it is soon over
 	proven   float64       // requests per second that were taken for some time; 0 if unknown
 	doubt    bool          // it contradicted what was known
 	crowd    int           // how often that happens; nothing is sure if it is crowded or more
@@ -92,7 +94,8 @@ const (
 	paceForget  = time.Minute // without use
 	paceCost    = 50          // times what a refusal costs: how long to hold, at most
 	manyAgain   = 32          // accounts of one refusal
-	provenBy    = 11          // requests that were taken
+	shortDark   = 3 * time.Second
+	provenBy    = 11 // requests that were taken
 	minHold     = time.Second
 	longHold    = 10 * time.Minute
 	crowded     = 3  // contradictions count as that much, and each refusal without one makes up for 1
@@ -255,8 +258,26 @@ func (p *pace) lit(now time.Time) {
 	if !p.dark {
 		return
 	}
-	p.rate = max(p.current(), slowLeast)
-	p.dark, p.rough, p.used, p.last = false, true, 0, now
+	p.dark, p.used, p.last = false, 0, now
+	if now.Sub(p.since) < shortDark {
+		p.climb(rates{paceCut * p.back, p.back}, crowdRamp)
+		return
+	}
+	p.rate, p.rough = max(p.current(), slowLeast), true
+}
+
+// darken slows down to next to nothing, as the server has taken nothing since it
+// last refused a request. That tells nothing of its rate: its window has not
+// ended yet, or it takes nothing from anybody.
+func (p *pace) darken(r rejection, most float64) {
+	if !p.dark {
+		p.dark, p.since, p.back = true, r.now, most
+		if p.proven == 0 && !p.rough {
+			p.proven = most
+		}
+	}
+	p.rough, p.rate = false, min(most/2, 1/max(2*p.delay, slowTrip).Seconds())
+	p.stay(longHold)
 }
 
 // heed sets a new course.
@@ -264,7 +285,11 @@ func (p *pace) heed(r rejection) {
 	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
-	p.dark = was > 0 && p.ledger.before(r.n) == 0
+	if was > 0 && p.ledger.before(r.n) == 0 {
+		p.darken(r, most)
+		p.begin(r)
+		return
+	}
 	if !p.rough && p.used > minHold && p.ledger.before(r.n) >= provenBy {
 		p.proven = was
 	}
@@ -305,6 +330,12 @@ func (p *pace) heed(r rejection) {
 			p.steer(span, large, r)
 		}
 	}
+	p.dark = false
+	p.begin(r)
+}
+
+// begin begins the course, and a page of the ledger.
+func (p *pace) begin(r rejection) {
 	p.rate = max(p.rate, paceFloor)
 	p.used, p.last = 0, r.resume
 	p.ledger.begin(r.sent, r.n)
