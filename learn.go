@@ -82,18 +82,19 @@ const (
 	slowMost  = 100.
 	slowTrip  = 100 * time.Millisecond // in which it doubles, at least
 
-	paceTight   = 0.08        // two rates so close are as good as one
-	paceShy     = 0.0005      // of the rate, if nothing speaks against it
-	paceVeryShy = 0.04        // of the rate, at most
-	paceStep    = 0.01        // of the rate: how trying more begins
-	paceRamp    = 10.         // seconds, at most, unless requests are further apart
-	paceCut     = 0.85        // of the rate, when it does not hold any more
-	paceJitter  = 10          // part of a round trip by which requests overtake each other
-	paceFloor   = 0.05        // requests per second: the least that is tried
-	paceNothing = 1e4         // requests per second: no limit to speak of
-	paceForget  = time.Minute // without use
-	paceCost    = 50          // times what a refusal costs: how long to hold, at most
-	manyAgain   = 32          // accounts of one refusal
+	paceTight   = 0.08                   // two rates so close are as good as one
+	paceShy     = 0.0005                 // of the rate, if nothing speaks against it
+	paceVeryShy = 0.04                   // of the rate, at most
+	paceStep    = 0.01                   // of the rate: how trying more begins
+	paceRamp    = 10.                    // seconds, at most, unless requests are further apart
+	paceCut     = 0.85                   // of the rate, when it does not hold any more
+	paceJitter  = 10                     // part of a round trip by which requests overtake each other
+	paceFloor   = 0.05                   // requests per second: the least that is tried
+	paceNothing = 1e4                    // requests per second: no limit to speak of
+	paceForget  = time.Minute            // without use
+	paceCost    = 50                     // times what a refusal costs: how long to hold, at most
+	manyAgain   = 32                     // accounts of one refusal
+	darkTrip    = 250 * time.Millisecond // from one request to the next in the dark, at first
 	shortDark   = 3 * time.Second
 	provenBy    = 11 // requests that were taken
 	minHold     = time.Second
@@ -276,7 +277,7 @@ func (p *pace) darken(r rejection, most float64) {
 			p.proven = most
 		}
 	}
-	p.rough, p.rate = false, min(most/2, 1/max(2*p.delay, slowTrip).Seconds())
+	p.rough, p.rate = false, min(most/2, 1/max(2*p.delay, darkTrip).Seconds())
 	p.stay(longHold)
 }
 
