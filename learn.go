@@ -30,9 +30,10 @@ import (
 // same part, and time brings it back: as who sends more is refused more often,
 // all who share a limit come to send the same.
 //
-// While a server refuses everything the pace goes down to next to nothing. With
-// the first request that is taken again, slow start leads back to what was taken
-// before.
+// While a server refuses everything the pace goes down to next to nothing. Nothing
+// is learned from that. If it is soon over, as a window of a second is, the pace
+// goes on as before; else the first request that is taken again begins a slow
+// start, which leads back to what was taken before.
 //
 // It serves 2 requests a second as well as 500: what it does is measured in round
 // trips, in requests and in what a refusal costs.
@@ -99,8 +100,9 @@ const (
 	provenBy    = 11 // requests that were taken
 	minHold     = time.Second
 	longHold    = 10 * time.Minute
-	crowded     = 3  // contradictions count as that much, and each refusal without one makes up for 1
-	crowdRamp   = 5. // seconds
+	crowded     = 3   // contradictions count as that much, and each refusal without one makes up for 1
+	crowdRamp   = 5.  // seconds, at most
+	crowdShare  = 60. // requests
 )
 
 // A rejection is that the server refused a request.
@@ -318,7 +320,10 @@ func (p *pace) heed(r rejection) {
 		switch {
 		case p.crowd >= crowded:
 			p.patience = 0
-			p.climb(rates{paceCut * most, most}, crowdRamp)
+			// One refusal in so many requests is worth no less speed, unless it
+			// costs a pause.
+			pause := r.resume.Sub(r.now).Seconds()
+			p.climb(rates{paceCut * most, most}, min(crowdRamp, max(crowdShare/most, crowdRamp*pause)))
 		case early:
 			p.shy = min(2*p.shy, paceVeryShy)
 			p.steer(span, large, r)

@@ -339,6 +339,56 @@ func TestACallerOnItsOwnBacksOffAndIsSoonBack(t *testing.T) {
 	}
 }
 
+func TestWindowsAreNotTakenForALowerRate(t *testing.T) {
+	// So many in each second, wherever it begins, and a 429 that says nothing else
+	// to whoever comes after them.
+	for _, limit := range []int{10, 50} {
+		for _, latency := range []time.Duration{0, 100 * time.Millisecond} {
+			for _, offset := range []time.Duration{0, 300 * time.Millisecond, 700 * time.Millisecond} {
+				synctest.Test(t, func(t *testing.T) {
+					const run = 2 * time.Minute
+					began := time.Now()
+					var mu sync.Mutex // guards what follows
+					var window time.Duration
+					var inWindow, taken, refused int
+					rt := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+						time.Sleep(latency)
+						mu.Lock()
+						defer mu.Unlock()
+						if now := (time.Since(began) + offset) / time.Second; now != window {
+							window, inWindow = now, 0
+						}
+						if inWindow == limit {
+							refused++
+							return status(429)(req)
+						}
+						inWindow++
+						taken++
+						return status(200)(req)
+					})}
+					var wg sync.WaitGroup
+					for w := range 64 {
+						wg.Go(func() {
+							time.Sleep(time.Duration(w) * 137 * time.Microsecond)
+							for time.Since(began) < run {
+								resp, err := rt.RoundTrip(get(t))
+								require.NoError(t, err)
+								require.NoError(t, resp.Body.Close())
+							}
+						})
+					}
+					wg.Wait()
+					share := float64(taken) / float64(limit) / run.Seconds()
+					waste := float64(refused) / float64(taken+refused)
+					t.Logf("%d a second from %v on, after %v: %.1f %% of what the server allows, %.1f %% refused", limit, offset, latency, 100*share, 100*waste)
+					assert.GreaterOrEqual(t, share, 0.85)
+					assert.LessOrEqual(t, waste, 0.06)
+				})
+			}
+		}
+	}
+}
+
 func TestWhatARefusalCostsIsHowSeldomOneIsSought(t *testing.T) {
 	// 10 a second, and who asks too soon is told to wait for a minute, or for 20
 	// seconds. To look each minute whether there is more would cost half of it.
