@@ -60,14 +60,15 @@ type pace struct {
 	dark     bool          // none was taken between the last two refusals
 	since    time.Time     // when that began
 	back     float64       // requests per second to go back to, if it is soon over
+	again    bool          // go back to slow start
 	proven   float64       // requests per second that were taken for some time; 0 if unknown
 	doubt    bool          // it contradicted what was known
 	crowd    int           // how often that happens; nothing is sure if it is crowded or more
 	patience time.Duration // hold, the next time, if nothing changes
 
-	before *pace   // what was known before the last refusal
-	lowest float64 // the number of the request
-	again  int     // how often an earlier one was heard of later
+	before   *pace   // what was known before the last refusal
+	lowest   float64 // the number of the request
+	rejudged int     // how often an earlier one was heard of later
 }
 
 const (
@@ -83,26 +84,26 @@ const (
 	slowMost  = 100.
 	slowTrip  = 100 * time.Millisecond // in which it doubles, at least
 
-	paceTight   = 0.08                   // two rates so close are as good as one
-	paceShy     = 0.0005                 // of the rate, if nothing speaks against it
-	paceVeryShy = 0.04                   // of the rate, at most
-	paceStep    = 0.01                   // of the rate: how trying more begins
-	paceRamp    = 10.                    // seconds, at most, unless requests are further apart
-	paceCut     = 0.85                   // of the rate, when it does not hold any more
-	paceJitter  = 10                     // part of a round trip by which requests overtake each other
-	paceFloor   = 0.05                   // requests per second: the least that is tried
-	paceNothing = 1e4                    // requests per second: no limit to speak of
-	paceForget  = time.Minute            // without use
-	paceCost    = 50                     // times what a refusal costs: how long to hold, at most
-	manyAgain   = 32                     // accounts of one refusal
-	darkTrip    = 250 * time.Millisecond // from one request to the next in the dark, at first
-	shortDark   = 3 * time.Second
-	provenBy    = 11 // requests that were taken
-	minHold     = time.Second
-	longHold    = 10 * time.Minute
-	crowded     = 3   // contradictions count as that much, and each refusal without one makes up for 1
-	crowdRamp   = 5.  // seconds, at most
-	crowdShare  = 60. // requests
+	paceTight    = 0.08                   // two rates so close are as good as one
+	paceShy      = 0.0005                 // of the rate, if nothing speaks against it
+	paceVeryShy  = 0.04                   // of the rate, at most
+	paceStep     = 0.01                   // of the rate: how trying more begins
+	paceRamp     = 10.                    // seconds, at most, unless requests are further apart
+	paceCut      = 0.85                   // of the rate, when it does not hold any more
+	paceJitter   = 10                     // part of a round trip by which requests overtake each other
+	paceFloor    = 0.05                   // requests per second: the least that is tried
+	paceNothing  = 1e4                    // requests per second: no limit to speak of
+	paceForget   = time.Minute            // without use
+	paceCost     = 50                     // times what a refusal costs: how long to hold, at most
+	manyRejudged = 32                     // accounts of one refusal
+	darkTrip     = 250 * time.Millisecond // from one request to the next in the dark, at first
+	shortDark    = 3 * time.Second
+	provenBy     = 11 // requests that were taken
+	minHold      = time.Second
+	longHold     = 10 * time.Minute
+	crowded      = 3   // contradictions count as that much, and each refusal without one makes up for 1
+	crowdRamp    = 5.  // seconds, at most
+	crowdShare   = 60. // requests
 )
 
 // A rejection is that the server refused a request.
@@ -227,21 +228,21 @@ func (p *pace) refused(r rejection) {
 	before := *p
 	before.before = nil
 	p.heed(r)
-	p.before, p.lowest, p.lost, p.again = &before, r.n, 1, 0
+	p.before, p.lowest, p.lost, p.rejudged = &before, r.n, 1, 0
 }
 
 // also takes in a further one, of a request that was sent before it was known.
 func (p *pace) also(r rejection) {
-	lost, again := p.lost, p.again
+	lost, rejudged := p.lost, p.rejudged
 	if r.n < p.lowest-p.slack() && r.n >= p.ledger.first && p.before != nil {
 		// It was this one that the server refused first.
 		before := p.before
 		*p = *before
 		p.heed(r)
 		p.before, p.lowest = before, r.n
-		again++
+		rejudged++
 	}
-	p.lost, p.again = lost+1, again
+	p.lost, p.rejudged = lost+1, rejudged
 	p.last = r.resume
 	p.ledger.begin(r.sent, r.n)
 }
@@ -250,7 +251,7 @@ func (p *pace) also(r rejection) {
 // another account. Where thousands are refused in the reverse order, all of them
 // would take seconds.
 func (p *pace) slack() float64 {
-	if p.again < manyAgain {
+	if p.rejudged < manyRejudged {
 		return 0
 	}
 	return (findingTie - 1) * p.ledger.before(p.lowest)
@@ -262,11 +263,14 @@ func (p *pace) lit(now time.Time) {
 		return
 	}
 	p.dark, p.used, p.last = false, 0, now
-	if now.Sub(p.since) < shortDark {
+	switch soon := now.Sub(p.since) < shortDark; {
+	case soon && p.again:
+		p.rate, p.rough = max(p.back/2, slowLeast), true
+	case soon:
 		p.climb(rates{paceCut * p.back, p.back}, crowdRamp)
-		return
+	default:
+		p.rate, p.rough = max(p.current(), slowLeast), true
 	}
-	p.rate, p.rough = max(p.current(), slowLeast), true
 }
 
 // darken slows down to next to nothing, as the server has taken nothing since it
@@ -274,7 +278,7 @@ func (p *pace) lit(now time.Time) {
 // ended yet, or it takes nothing from anybody.
 func (p *pace) darken(r rejection, most float64) {
 	if !p.dark {
-		p.dark, p.since, p.back = true, r.now, most
+		p.dark, p.since, p.back, p.again = true, r.now, most, p.rough
 		if p.proven == 0 && !p.rough {
 			p.proven = most
 		}

@@ -203,7 +203,7 @@ func TestARefusalThatOvertookAnother(t *testing.T) {
 				p.also(r)
 			}
 		}
-		p.before, p.ledger, p.delay, p.again = nil, nil, 0, 0
+		p.before, p.ledger, p.delay, p.rejudged = nil, nil, 0, 0
 		return p
 	}
 	late, early := learn(15, 12), learn(12, 15)
@@ -235,8 +235,8 @@ func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
 		return p
 	}
 	forth, back := refuse(false), refuse(true)
-	assert.Zero(t, forth.again)
-	assert.Less(t, back.again, 300)
+	assert.Zero(t, forth.rejudged)
+	assert.Less(t, back.rejudged, 300)
 	assert.InEpsilon(t, forth.rate, back.rate, 0.03)
 	for i, want := range forth.known {
 		assert.InDelta(t, want.lo, back.known[i].lo, 0.03*want.lo+5)

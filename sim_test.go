@@ -247,6 +247,12 @@ func batches() []*batch {
 		name: "Limit set to 50/s", n: 6000, bound: 2 * minute, goodput: 0.99, limit: 50,
 		server: sturdytest.Server{RetryAfter: sturdytest.Seconds, Limits: limits{{Rate: 50, Burst: 1}}},
 	})
+	for _, perSecond := range []float64{10, 50, 300} {
+		add(&batch{
+			name: fmt.Sprintf("window of a second, bare, %v/s", perSecond), n: int(120 * perSecond), bound: 2 * minute, goodput: 0.88, waste: 0.05,
+			server: sturdytest.Server{Limits: limits{{Rate: perSecond, Window: true}}}, bare: true,
+		})
+	}
 	add(&batch{
 		name: "8 processes, mean of 5 runs", n: 9050, bound: 3 * minute, procs: 8, seeds: 5, goodput: 0.97, waste: 0.05, jain: 0.95,
 		server: sturdytest.Server{RetryAfter: sturdytest.Seconds, Limits: limits{{Rate: 50}}},
@@ -280,6 +286,7 @@ var batchGaps = map[string][3]float64{
 	"Retry-After, 2/s, burst 1":     {0.90, 0.03},
 	"Retry-After, 2/s, burst 10":    {0.90, 0.03},
 	"Retry-After, 2/s, burst 120":   {0.90, 0.06},
+	"bare 429s, 2/s, burst 10":      {0.88, 0.035},
 	"bare 429s, 2/s, burst 120":     {0.88, 0.065},
 	"refused count, 2/s, burst 1":   {0.93, 0.03},
 	"refused count, 2/s, burst 10":  {0.93, 0.03},
