@@ -97,6 +97,7 @@ const (
 	paceCost     = 50                     // times what a refusal costs: how long to hold, at most
 	manyRejudged = 32                     // accounts of one refusal
 	darkTrip     = 250 * time.Millisecond // from one request to the next in the dark, at first
+	aloneTrip    = time.Second
 	shortDark    = 3 * time.Second
 	provenBy     = 11 // requests that were taken
 	minHold      = time.Second
@@ -113,6 +114,7 @@ type rejection struct {
 	now    time.Time // when the refusal came
 	resume time.Time // no request leaves before
 	told   float64   // requests per second that the server's headers allow; 0 if they do not say
+	alone  bool      // nobody else waits, or is out
 }
 
 // cold is how long the cold start holds up a request at now, while so many are
@@ -283,7 +285,11 @@ func (p *pace) darken(r rejection, most float64) {
 			p.proven = most
 		}
 	}
-	p.rough, p.rate = false, min(most/2, 1/max(2*p.delay, darkTrip).Seconds())
+	trip := max(2*p.delay, darkTrip)
+	if r.alone { // and pays for every try
+		trip = max(trip, aloneTrip)
+	}
+	p.rough, p.rate = false, min(most/2, 1/trip.Seconds())
 	p.stay(longHold)
 }
 
