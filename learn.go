@@ -298,7 +298,7 @@ func (p *pace) heed(r rejection) {
 	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
-	if was > 0 && p.ledger.before(r.n) == 0 {
+	if p.dark || was > 0 && p.ledger.before(r.n) == 0 {
 		p.darken(r, most)
 		p.begin(r)
 		return
@@ -346,7 +346,6 @@ func (p *pace) heed(r rejection) {
 			p.steer(span, large, r)
 		}
 	}
-	p.dark = false
 	p.begin(r)
 }
 
@@ -424,7 +423,8 @@ func (p *pace) settle(span rates, r rejection) {
 	p.rate = max(span.lo, paceFloor)
 	// What the bucket gains in a pause is not lost, and what is refused is lost
 	// on both sides.
-	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate) + 2*float64(p.lost)/p.rate
+	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate)
+	cost += 2 * min(float64(p.lost)/p.rate, max(1/p.rate, 4*p.delay.Seconds()))
 	hold := seconds64(paceCost * cost)
 	p.stay(max(minHold, min(max(hold/2, p.patience), hold, longHold)))
 }

@@ -211,7 +211,8 @@ func (r *replay) take(t time.Duration, requests float64) {
 // with a high rate. The next one, after other requests, does so along another
 // line, and where the lines cross are the burst and the rate.
 //
-// The bursts are in cells, of which the first have one each.
+// The bursts are in cells, of which the first have one each. The last has all that
+// are larger.
 type finding [burstCells]rates
 
 // rates are those from lo to hi, in requests per second; none if hi is 0, or
@@ -247,7 +248,9 @@ func (l *ledger) witness(sent time.Time, n float64, slack time.Duration) *findin
 		switch {
 		case to <= n-l.first+1:
 			var from float64
-			from, to = cell(to)
+			if from, to = cell(to); i == burstCells-1 {
+				to = math.Inf(1)
+			}
 			r = rates{l.need(sent, n, to, true, slack), l.need(sent, n, from, false, slack)}
 		case l.full: // so large a burst would not have been used up
 			r = rates{}

@@ -84,6 +84,18 @@ func TestAFindingHoldsTheTruth(t *testing.T) {
 	}
 }
 
+func TestABurstLargerThanAllCellsIsNoRate(t *testing.T) {
+	s := newBucketServer(400, 1e5)
+	first := s.until(5000, 1)
+	assert.LessOrEqual(t, first.in(1e5).lo, 400.)
+	assert.GreaterOrEqual(t, first.in(1e5).hi, 400.)
+	known := first.and(s.until(300, 1.001))
+	require.NotNil(t, known)
+	span, _, _ := known.span()
+	assert.LessOrEqual(t, span.lo, 400.)
+	assert.InEpsilon(t, 400, span.hi, 0.2)
+}
+
 func TestFindingsCrossAtTheRate(t *testing.T) {
 	for _, tc := range []struct{ rate, burst float64 }{{2, 1}, {2, 10}, {10, 3}, {50, 1}, {50, 10}, {50, 50}, {500, 1}, {500, 10}, {500, 500}} {
 		t.Run(fmt.Sprint(tc), func(t *testing.T) {
@@ -241,6 +253,32 @@ func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
 	for i, want := range forth.known {
 		assert.InDelta(t, want.lo, back.known[i].lo, 0.03*want.lo+5)
 	}
+}
+
+func TestARefusalInTheDarkIsNoNews(t *testing.T) {
+	p := pace{ledger: new(ledger)}
+	now := time.Unix(1e9, 0)
+	n := 0.
+	leave := func(after time.Duration) rejection {
+		now = now.Add(after)
+		n++
+		p.ledger.add(now, n, 1, 1)
+		return rejection{n: n, sent: now, now: now.Add(50 * time.Millisecond), resume: now.Add(50 * time.Millisecond)}
+	}
+	for range 100 {
+		leave(10 * time.Millisecond)
+	}
+	p.refused(leave(10 * time.Millisecond))
+	p.rough, p.rate = false, 100
+	p.stay(time.Second)
+	p.refused(leave(100 * time.Millisecond))
+	require.True(t, p.dark)
+	back := p.back
+	leave(250 * time.Millisecond) // whose answer is overtaken by the next one's
+	p.refused(leave(250 * time.Millisecond))
+	assert.True(t, p.dark)
+	p.lit(now.Add(100 * time.Millisecond))
+	assert.InEpsilon(t, paceCut*back, p.current(), 0.01, "goes on as before, once a request is taken")
 }
 
 func BenchmarkWitness(b *testing.B) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -335,6 +336,60 @@ func TestACallerOnItsOwnBacksOffAndIsSoonBack(t *testing.T) {
 			}
 			assert.LessOrEqual(t, sent[refusals].Sub(sent[refusals-1]), 21*second, "no more than the least that is tried")
 			assert.Less(t, sent[len(sent)-1].Sub(sent[refusals]), 12*second, "50 requests that take 5s: slow start leads back")
+		})
+	}
+}
+
+func TestWhateverABucketIsLikeItsRateIsFound(t *testing.T) {
+	for seed := range uint64(16) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			limit := math.Exp(math.Log(4) + random.Float64()*3)
+			burst := 10 + int(random.Float64()*random.Float64()*60*limit)
+			workers := 4 << random.IntN(7)
+			var headers []string
+			if random.IntN(2) == 0 {
+				headers = []string{"Retry-After", "1"}
+			}
+			bucket := rate.NewLimiter(rate.Limit(limit), burst)
+			var mu sync.Mutex // guards random
+			trip := func() {
+				mu.Lock()
+				d := time.Duration(5e6 + 10e6*random.ExpFloat64())
+				mu.Unlock()
+				time.Sleep(d)
+			}
+			const run = 3 * time.Minute
+			began := time.Now()
+			var late, failed atomic.Int64
+			rt := &Transport{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				trip()
+				defer trip()
+				if !bucket.Allow() {
+					return status(429, headers...)(req)
+				}
+				if at := time.Since(began); at > run*2/3 && at < run {
+					late.Add(1)
+				}
+				return status(200)(req)
+			})}
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for time.Since(began) < run {
+						resp, err := rt.RoundTrip(get(t))
+						if Check(resp, err) != nil {
+							failed.Add(1)
+						}
+						require.NoError(t, resp.Body.Close())
+					}
+				})
+			}
+			wg.Wait()
+			share := float64(late.Load()) / (limit * run.Seconds() / 3)
+			t.Logf("%.1f/s, burst %d, %d callers, %q: %.1f %% of it in the last minute, %d failed", limit, burst, workers, headers, 100*share, failed.Load())
+			assert.GreaterOrEqual(t, share, 0.95)
+			assert.LessOrEqual(t, failed.Load(), int64(3))
 		})
 	}
 }
