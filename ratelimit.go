@@ -16,14 +16,16 @@ import (
 //
 // What the server allows need not be known. Where its headers tell of limits,
 // in any dialect that [ParseLimits] knows, they are followed up and down, and an
-// exhausted one is waited out. Where they do not, or not of all, the rate is
-// inferred from what the server took and refused. Until anything is known, the
-// first requests leave one by one, then faster and faster, and soon as they
-// come. Limit, Burst and Tokens are a ceiling over all that is learned.
+// exhausted one is waited out; headers that have stopped for a minute are
+// forgotten. Where they do not, or not of all, the rate is inferred from what the
+// server took and refused. Until anything is known, the first requests leave one
+// by one, then faster and faster, and soon as they come. Limit, Burst and Tokens
+// are a ceiling over all that is learned.
 //
 // If the server answers one request with 429, or with 503 and a Retry-After,
 // nobody with that key is sent before the time that it asks for, and afterwards
-// they leave one by one.
+// they leave one by one. As long as it refuses all, one at a time finds out
+// whether it still does, less and less often, at the latest each 20 seconds.
 //
 // A request whose turn would come after its deadline, or after MaxWait, is
 // refused at once with an [ErrWaitTooLong]; RetryAfter says when its turn would
