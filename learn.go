@@ -74,7 +74,7 @@ type pace struct {
 const (
 	coldWindow = 16.                   // requests
 	coldStep   = 60 * time.Millisecond // in which twice as many leave
-	coldMany   = 250                   // requests
+	coldMany   = 250                   // requests: with so many out the others need not leave one by one
 	coldGrowth = 2.5                   // times, in a round trip
 	coldEnd    = 8000.                 // requests
 	coldTrip   = time.Second           // a request that was not refused by then has been taken
@@ -95,16 +95,16 @@ const (
 	paceNothing  = 1e4                    // requests per second: no limit to speak of
 	paceForget   = time.Minute            // without use
 	paceCost     = 50                     // times what a refusal costs: how long to hold, at most
-	manyRejudged = 32                     // accounts of one refusal
+	manyRejudged = 32                     // accounts of one refusal, for each that left earlier
 	darkTrip     = 250 * time.Millisecond // from one request to the next in the dark, at first
-	aloneTrip    = time.Second
-	shortDark    = 3 * time.Second
-	provenBy     = 11 // requests that were taken
+	aloneTrip    = time.Second            // the same, if there is but one
+	shortDark    = 3 * time.Second        // is soon over
+	provenBy     = 11                     // requests that were taken
 	minHold      = time.Second
 	longHold     = 10 * time.Minute
 	crowded      = 3   // contradictions count as that much, and each refusal without one makes up for 1
 	crowdRamp    = 5.  // seconds, at most
-	crowdShare   = 60. // requests
+	crowdShare   = 60. // requests, of which one may be refused at no loss of speed
 )
 
 // A rejection is that the server refused a request.
