@@ -36,8 +36,8 @@ type page struct {
 }
 
 const (
-	ledgerSize   = 256 // how many are known one by one, at least
-	ledgerMost   = 4096
+	ledgerSize   = 256  // how many are known one by one, at least
+	ledgerMost   = 4096 // and at most, if so many are out
 	ledgerBlocks = 128
 )
 
@@ -51,7 +51,7 @@ func (l *ledger) add(t time.Time, n, units float64, flying int) {
 	if size := len(l.times); 2*flying > size && size < ledgerMost {
 		l.grow(2 * size)
 	}
-	i := int(n) % len(l.times)
+	i := l.index(n)
 	if n-l.old == float64(len(l.times)) {
 		if l.next.first > 0 && l.old >= l.next.first {
 			l.turn()
@@ -68,11 +68,16 @@ func (l *ledger) add(t time.Time, n, units float64, flying int) {
 // grow makes room for size, as what is out may still be refused.
 func (l *ledger) grow(size int) {
 	times, units := make([]time.Duration, size), make([]float32, size)
-	for n := int(l.old); n <= int(l.last); n++ {
-		times[n%size], units[n%size] = l.times[n%len(l.times)], l.units[n%len(l.units)]
+	for n := l.old; n <= l.last; n++ {
+		i := l.index(n)
+		times[int(n)%size], units[int(n)%size] = l.times[i], l.units[i]
 	}
 	l.times, l.units = times, units
 }
+
+// index is where the nth is, of those that are known one by one. Their number is
+// a power of two.
+func (l *ledger) index(n float64) int { return int(n) & (len(l.times) - 1) }
 
 // block adds the oldest, which left at t, to the blocks. When there is no more
 // room for them, each becomes twice as large.
@@ -129,11 +134,11 @@ func (l *ledger) turn() {
 func (l *ledger) before(n float64) float64 { return n - l.first }
 
 // latest is when the last one left.
-func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[int(l.last)%len(l.times)]) }
+func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[l.index(l.last)]) }
 
 // nth returns when the nth left, and its units. It must not be before old.
 func (l *ledger) nth(n float64) (time.Time, float64) {
-	i := int(n) % len(l.times)
+	i := l.index(n)
 	return l.epoch.Add(l.times[i]), float64(l.units[i])
 }
 
@@ -153,7 +158,7 @@ func (l *ledger) need(sent time.Time, n, burst float64, all bool, slack time.Dur
 		l.walk(n, again.take)
 		if !all {
 			at := sent.Sub(l.epoch)
-			for i := max(n+1, l.old); i <= l.last && l.times[int(i)%len(l.times)] <= at+slack; i++ {
+			for i := max(n+1, l.old); i <= l.last && l.times[l.index(i)] <= at+slack; i++ {
 				again.taken++ // it may have come before the nth
 			}
 			again.all = true
@@ -178,7 +183,7 @@ func (l *ledger) walk(n float64, f func(t time.Duration, requests float64)) {
 		}
 	}
 	for i := max(l.first, l.old); i < n; i++ {
-		f(l.times[int(i)%len(l.times)], 1)
+		f(l.times[l.index(i)], 1)
 	}
 }
 
