@@ -61,7 +61,7 @@ type gate struct {
 // A wish is what a request asks of a gate.
 type wish struct {
 	units   float64
-	model   string        // that it names, where prices are asked for
+	model   string        // that it asks for; empty if that makes no difference
 	maxWait time.Duration // of RateLimit
 	circuit *circuit      // nil if there is none
 	patient time.Duration // MaxWait of Breaker
@@ -235,11 +235,7 @@ func (g *gate) quit(t *turn) {
 				g.spare = min(g.spare+1, g.burst)
 			}
 			for m := range g.limits() {
-				if m == g.tokens {
-					m.spend(now, -t.pass.charged)
-				} else {
-					m.spend(now, -m.cost(t.units))
-				}
+				m.spend(now, -g.cost(m, &t.wish))
 			}
 			g.land(&t.pass)
 		}
@@ -291,7 +287,7 @@ func (g *gate) limits() iter.Seq[*meter] {
 // cost is what m will be charged for a request.
 func (g *gate) cost(m *meter, w *wish) float64 {
 	if m == g.tokens {
-		return g.prices.of(w.model).cost(w.units)
+		return g.prices.cost(w.model, w.units)
 	}
 	return m.cost(w.units)
 }
@@ -302,10 +298,10 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	g.left.units += w.units
 	p := pass{gate: g, at: now, mark: g.left, units: w.units, model: w.model, flies: true, circuit: w.circuit, admitted: a}
 	for m := range g.limits() {
-		cost := g.cost(m, &w)
-		if m.spend(now, cost); m == g.tokens {
-			p.charged = cost
-		}
+		m.spend(now, g.cost(m, &w))
+	}
+	if g.tokens != nil {
+		p.charged = g.cost(g.tokens, &w)
 	}
 	switch {
 	case g.spare > 0:

@@ -74,7 +74,10 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 		g.cut = g.left.requests
 	}
 	if learn && !g.fixed && !g.blind(p) {
-		r := rejection{p.mark.requests, p.at, now, resume, g.meterRate(), g.flying == 0 && g.queue.Len() == 0}
+		r := rejection{
+			n: p.mark.requests, sent: p.at, now: now, resume: resume,
+			told: g.meterRate(), alone: g.flying == 0 && g.queue.Len() == 0,
+		}
 		if news {
 			for _, m := range g.meters {
 				m.trust = max(0.98*m.trust, 0.5)

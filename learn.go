@@ -59,8 +59,8 @@ type pace struct {
 	early    bool          // it was, though it left at a rate that seemed safe
 	dark     bool          // none was taken between the last two refusals
 	since    time.Time     // when that began
-	back     float64       // requests per second to go back to, if it is soon over
-	again    bool          // go back to slow start
+	back     float64       // requests per second before, to go back to if it is soon over
+	backSlow bool          // that was slow start
 	proven   float64       // requests per second that were taken for some time; 0 if unknown
 	doubt    bool          // it contradicted what was known
 	crowd    int           // how often that happens; nothing is sure if it is crowded or more
@@ -266,7 +266,7 @@ func (p *pace) lit(now time.Time) {
 	}
 	p.dark, p.used, p.last = false, 0, now
 	switch soon := now.Sub(p.since) < shortDark; {
-	case soon && p.again:
+	case soon && p.backSlow:
 		p.rate, p.rough = max(p.back/2, slowLeast), true
 	case soon:
 		p.climb(rates{paceCut * p.back, p.back}, crowdRamp)
@@ -280,8 +280,8 @@ func (p *pace) lit(now time.Time) {
 // ended yet, or it takes nothing from anybody.
 func (p *pace) darken(r rejection, most float64) {
 	if !p.dark {
-		p.dark, p.since, p.back, p.again = true, r.now, most, p.rough
-		if p.proven == 0 && !p.rough {
+		p.dark, p.since, p.back, p.backSlow = true, r.now, most, p.rough
+		if p.proven == 0 && !p.rough { // where slow start is to end
 			p.proven = most
 		}
 	}
@@ -298,6 +298,8 @@ func (p *pace) heed(r rejection) {
 	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
+	// It stays dark until a request that left since then is known to be taken, see
+	// lit: this refusal may have overtaken the answer to an earlier one.
 	if p.dark || was > 0 && p.ledger.before(r.n) == 0 {
 		p.darken(r, most)
 		p.begin(r)
@@ -330,8 +332,8 @@ func (p *pace) heed(r rejection) {
 		switch {
 		case p.crowd >= crowded:
 			p.patience = 0
-			// One refusal in so many requests is worth no less speed, unless it
-			// costs a pause.
+			// One refusal in crowdShare requests is worth no less speed, unless
+			// it costs a pause: then it is to be seldom for how long that is.
 			pause := r.resume.Sub(r.now).Seconds()
 			p.climb(rates{paceCut * most, most}, min(crowdRamp, max(crowdShare/most, crowdRamp*pause)))
 		case early:
@@ -424,6 +426,8 @@ func (p *pace) settle(span rates, r rejection) {
 	// What the bucket gains in a pause is not lost, and what is refused is lost
 	// on both sides.
 	cost := max(0, r.resume.Sub(r.now).Seconds()-p.burst/p.rate)
+	// No more than is out in some round trips: the rate may be wrong by much, and
+	// is not to last for that.
 	cost += 2 * min(float64(p.lost)/p.rate, max(1/p.rate, 4*p.delay.Seconds()))
 	hold := seconds64(paceCost * cost)
 	p.stay(max(minHold, min(max(hold/2, p.patience), hold, longHold)))

@@ -16,11 +16,11 @@ import (
 //
 // What the server allows need not be known. Where its headers tell of limits,
 // in any dialect that [ParseLimits] knows, they are followed up and down, and an
-// exhausted one is waited out; headers that have stopped for a minute are
-// forgotten. Where they do not, or not of all, the rate is inferred from what the
-// server took and refused. Until anything is known, the first requests leave one
-// by one, then faster and faster, and soon as they come. Limit, Burst and Tokens
-// are a ceiling over all that is learned.
+// exhausted one is waited out; headers that have stopped for a minute, and for 20
+// answers, are forgotten. Where there are none, or not of all, the rate is
+// inferred from what the server took and refused. Until anything is known, the
+// first requests leave one by one, then faster and faster, and soon as they
+// come. Limit, Burst and Tokens are a ceiling over all that is learned.
 //
 // If the server answers one request with 429, or with 503 and a Retry-After,
 // nobody with that key is sent before the time that it asks for, and afterwards

@@ -199,7 +199,7 @@ func batches() []*batch {
 					name:    fmt.Sprintf("%s, %v/s, burst %d", dialect.name, perSecond, burst),
 					n:       burst + int(perSecond*seconds),
 					bound:   time.Duration((seconds + 0.1) * float64(time.Second)),
-					goodput: dialect.goodput, waste: dialect.waste, bare: dialect.name == "bare 429s",
+					goodput: dialect.goodput, waste: dialect.waste, bare: dialect.headers == 0 && dialect.after == 0,
 				}
 				b.server = sturdytest.Server{Headers: dialect.headers, RetryAfter: dialect.after, Limits: limits{{Rate: perSecond, Burst: burst, ChargeRefused: dialect.charged}}}
 				switch {

@@ -72,13 +72,14 @@ func ModelKey(req *http.Request) string {
 	return HostKey(req) + " " + modelOf(req, maxEvent)
 }
 
-// modelOf returns the model that a request's JSON body asks for, so far in.
+// modelOf returns the model that a request's JSON body asks for, if that is among
+// so many first bytes.
 func modelOf(req *http.Request, limit int64) string {
 	return capped(member(jsonBody(req, limit), "model").text(), 256)
 }
 
-// Prices are what requests use of the caller's tokens, as far as answers tell.
-// A model that is not known costs what all cost together.
+// Prices are what requests use of the caller's tokens, as far as answers tell:
+// those of each model, and where it is not known, those of all together.
 type prices struct {
 	estimated bool // by Cost
 	all       price
@@ -88,48 +89,50 @@ type prices struct {
 // maxModels bounds how many are known, as their names are the caller's.
 const maxModels = 64
 
-// of returns the price of a model's requests.
-func (p *prices) of(model string) *price {
-	if of := p.models[model]; of != nil {
-		return of
+// cost is what a request of so many units will use.
+func (p *prices) cost(model string, units float64) float64 {
+	of := p.models[model]
+	if of == nil {
+		of = &p.all
 	}
-	if p.all.n == 0 && p.estimated {
-		return &price{n: 1, units: 1, used: 1}
+	if of.n == 0 && p.estimated {
+		return units
 	}
-	return &p.all
+	return of.cost(units)
 }
 
 // learn takes in what a request of so many units has used.
 func (p *prices) learn(model string, units, used float64) {
+	p.all.learn(units, used, p.estimated)
 	of := p.models[model]
-	if of == nil && model != "" && len(p.models) < maxModels {
+	if of == nil {
+		if model == "" || len(p.models) == maxModels {
+			return
+		}
 		if p.models == nil {
 			p.models = make(map[string]*price)
 		}
 		of = new(price)
 		p.models[model] = of
 	}
-	for _, of := range [...]*price{of, &p.all} {
-		if of == nil {
-			continue
-		}
-		if of.n == 0 && p.estimated {
-			of.learn(units, units)
-		}
-		of.learn(units, used)
-	}
+	of.learn(units, used, p.estimated)
 }
 
-// A price is the straight line nearest to what requests used, by their units:
-// what a model answers grows neither with its input nor with what it was allowed,
-// or with both. Its moments are exponentially weighted.
+// A price is the straight line that is nearest to what requests used, by their
+// units: an answer need not be longer where more was sent, or allowed. Its
+// moments are exponentially weighted.
 type price struct {
 	n             float64 // requests
 	units, used   float64 // of a request, on average
 	spread, slant float64 // variance of units, and covariance with used
 }
 
-func (p *price) learn(units, used float64) {
+// learn takes in what a request of so many units has used. The first weighs no
+// more than the estimate, if units are one.
+func (p *price) learn(units, used float64, estimated bool) {
+	if p.n == 0 && estimated {
+		p.n, p.units, p.used = 1, units, units
+	}
 	p.n++
 	w := max(1/p.n, meterWeight)
 	dx, dy := units-p.units, used-p.used

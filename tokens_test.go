@@ -199,28 +199,28 @@ func TestAPriceIsTheNearestLine(t *testing.T) {
 	} {
 		random := rand.New(rand.NewPCG(1, 2))
 		p := prices{estimated: true}
-		assert.InDelta(t, 800, p.of("a").cost(800), 1e-9, "what Cost says, as long as nothing else is known")
+		assert.InDelta(t, 800, p.cost("a", 800), 1e-9, "what Cost says, as long as nothing else is known")
 		for range 200 {
 			units := 100 + 2000*random.Float64()
 			p.learn("a", units, used(units))
 		}
 		for _, units := range []float64{100, 1000, 2000} {
-			assert.InDelta(t, used(units), p.of("a").cost(units), 50, "%s, %v", name, units)
+			assert.InDelta(t, used(units), p.cost("a", units), 50, "%s, %v", name, units)
 		}
-		assert.Equal(t, p.of("a"), p.of("b"), "a model that is not known is like all")
+		assert.InDelta(t, p.cost("a", 1000), p.cost("b", 1000), 1e-9, "a model that is not known is like all")
 		p.learn("b", 10, 5000)
-		assert.Greater(t, p.of("b").cost(10), 2*p.of("a").cost(10))
+		assert.Greater(t, p.cost("b", 10), 2*p.cost("a", 10))
 	}
 
 	var p prices
-	assert.Zero(t, p.of("").cost(1), "nothing is known without Cost")
+	assert.Zero(t, p.cost("", 1), "nothing is known without Cost")
 	for i := range 2 * maxModels {
 		p.learn(strconv.Itoa(i), 1, 100)
 	}
 	assert.Len(t, p.models, maxModels)
-	assert.InDelta(t, 100, p.of(strconv.Itoa(2*maxModels-1)).cost(1), 1e-9, "as all")
+	assert.InDelta(t, 100, p.cost(strconv.Itoa(2*maxModels-1), 1), 1e-9, "as all")
 	p.learn("0", 0, 7)
-	assert.Positive(t, p.of("0").cost(0))
+	assert.Positive(t, p.cost("0", 0))
 }
 
 func TestLimitsTellWhatIsKnownOfEachKey(t *testing.T) {

@@ -160,6 +160,7 @@ func TestTheSDKsOwnRetriesAddNothingToAnAnswer(t *testing.T) {
 			t.Parallel()
 			sent := func(options ...option.RequestOption) int32 {
 				w := serve(t, inTurn(step))
+				// A pace learned from refusals would take half a minute.
 				client := w.client(t, &sturdy.Transport{RateLimit: sturdy.RateLimit{Fixed: true}}, options...)
 				_, err := client.Chat.Completions.New(t.Context(), hello())
 				var e *openai.Error
