@@ -382,9 +382,8 @@ func (p *pace) learn(seen *finding, early bool) bool {
 // of no more than large.
 func (p *pace) steer(span rates, large float64, r rejection) {
 	// A refusal says what is too fast, and seldom what is not: the course begins
-	// no further below than this, and where a request takes seconds, no further
-	// than half, or whoever sends one at a time waits long after a short spell of
-	// refusals.
+	// no further below than this. A slow server would be long at an eighth, as a
+	// climb lasts some requests: no further than half.
 	span.lo = max(span.lo, span.hi/8, min(span.hi/2, slowLeast))
 	if span.hi <= span.lo*(1+paceTight) {
 		p.settle(span, r)

@@ -39,6 +39,14 @@ func (s *bucketServer) send(d time.Duration) bool {
 	return true
 }
 
+// takes sends n requests, each after d, all of which the server takes.
+func (s *bucketServer) takes(t *testing.T, n int, d time.Duration) {
+	t.Helper()
+	for range n {
+		require.True(t, s.send(d))
+	}
+}
+
 // until sends requests at a rate that grows by so much per request, until one is
 // refused, and returns what that tells.
 func (s *bucketServer) until(rate, growth float64) *finding {
@@ -118,9 +126,7 @@ func TestALedgerRemembersALongTime(t *testing.T) {
 	s := newBucketServer(500, 10)
 	s.tokens = 0
 	s.ledger.begin(s.now, 0)
-	for range 100_000 {
-		require.True(t, s.send(2*time.Millisecond))
-	}
+	s.takes(t, 100_000, 2*time.Millisecond)
 	f := s.until(510, 1)
 	assert.InEpsilon(t, 500, f.in(10).lo, 0.01)
 	assert.InEpsilon(t, 500, f.in(10).hi, 0.01)
@@ -152,9 +158,7 @@ func TestARefusalThatComesLateTellsAsMuch(t *testing.T) {
 			assert.LessOrEqual(t, first.in(300).lo, 500*1.02)
 			assert.GreaterOrEqual(t, first.in(300).hi, 500*0.98)
 			s.now = s.now.Add(time.Second)
-			for i := range 3000 { // taken, and on the next page
-				require.True(t, s.send(2500*time.Microsecond), i)
-			}
+			s.takes(t, 3000, 2500*time.Microsecond) // on the next page
 			s.ledger.turn()
 			second := course(ms)
 			assert.LessOrEqual(t, second.in(300).lo, 500*1.02)
@@ -167,13 +171,9 @@ func TestAPageThatBeginsAmongWhatIsNotKnownOneByOne(t *testing.T) {
 	s := newBucketServer(500, 10)
 	s.tokens = 0
 	s.ledger.begin(s.now, 0)
-	for range 20_000 {
-		require.True(t, s.send(2*time.Millisecond))
-	}
+	s.takes(t, 20_000, 2*time.Millisecond)
 	all := s.ledger.last
-	for range 20_000 {
-		require.True(t, s.send(4*time.Millisecond))
-	}
+	s.takes(t, 20_000, 4*time.Millisecond)
 	s.ledger.begin(s.now.Add(-20_000*4*time.Millisecond), all)
 	s.ledger.turn()
 	seen := 0.
@@ -223,9 +223,9 @@ func TestARefusalThatOvertookAnother(t *testing.T) {
 }
 
 func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
-	const n, apart = 4000, 500e-6 // seconds
+	const n, apart = 4000, 5e-3 // seconds
 	began := time.Unix(1e9, 0)
-	now := began.Add(5 * time.Second)
+	now := began.Add(30 * time.Second)
 	refuse := func(backwards bool) pace {
 		p := pace{ledger: new(ledger)}
 		for i := range n {
@@ -249,36 +249,11 @@ func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
 	forth, back := refuse(false), refuse(true)
 	assert.Zero(t, forth.rejudged)
 	assert.Less(t, back.rejudged, 300)
+	assert.Less(t, forth.rate, slowMost)
 	assert.InEpsilon(t, forth.rate, back.rate, 0.03)
 	for i, want := range forth.known {
-		assert.InDelta(t, want.lo, back.known[i].lo, 0.03*want.lo+5)
+		assert.InDelta(t, want.lo, back.known[i].lo, 0.03*want.lo)
 	}
-}
-
-func TestARefusalInTheDarkIsNoNews(t *testing.T) {
-	p := pace{ledger: new(ledger)}
-	now := time.Unix(1e9, 0)
-	n := 0.
-	leave := func(after time.Duration) rejection {
-		now = now.Add(after)
-		n++
-		p.ledger.add(now, n, 1, 1)
-		return rejection{n: n, sent: now, now: now.Add(50 * time.Millisecond), resume: now.Add(50 * time.Millisecond)}
-	}
-	for range 100 {
-		leave(10 * time.Millisecond)
-	}
-	p.refused(leave(10 * time.Millisecond))
-	p.rough, p.rate = false, 100
-	p.stay(time.Second)
-	p.refused(leave(100 * time.Millisecond))
-	require.True(t, p.dark)
-	back := p.back
-	leave(250 * time.Millisecond) // whose answer is overtaken by the next one's
-	p.refused(leave(250 * time.Millisecond))
-	assert.True(t, p.dark)
-	p.lit(now.Add(100 * time.Millisecond))
-	assert.InEpsilon(t, paceCut*back, p.current(), 0.01, "goes on as before, once a request is taken")
 }
 
 func BenchmarkWitness(b *testing.B) {
