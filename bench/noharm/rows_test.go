@@ -1,7 +1,6 @@
 package noharm
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -15,22 +14,26 @@ const (
 	second = time.Second
 )
 
-// rows are the scenarios of the table, all with different names.
+// rows are the scenarios of the table.
 func rows() []scenario {
-	return slices.Concat(outageRows(), momentRows(), randomRows(), limitRows(), otherRows())
+	return slices.Concat(outageRows(), lonelyRows(), periodicRows(), momentRows(), randomRows(), limitRows(), otherRows())
 }
 
 // away is a server that is away for a while, and callers each of whom calls
 // each 250ms.
-func away(k kind, lasts time.Duration, callers int, deadline time.Duration, post bool) scenario {
+func away(k kind, lasts time.Duration, callers int, deadline time.Duration, m method) scenario {
 	s := scenario{
+		name:    fmt.Sprintf("%s for %v, callers: %d", k, lasts, callers),
 		faults:  []fault{outage(k, 2*second, 2*second+lasts)},
 		callers: callers, every: 250 * ms, lasts: 2*second + lasts + max(3*second, lasts/2),
-		deadline: deadline, post: post,
+		deadline: deadline, method: m,
 	}
-	s.name = fmt.Sprintf("%s for %v, %d callers", k, lasts, callers)
-	if post {
+	switch m {
+	case keyed:
 		s.name += ", POST"
+	case unsafe:
+		s.name += ", POST without a key"
+		s.careless = k != refused
 	}
 	if deadline > 0 {
 		s.name += fmt.Sprintf(", deadline %v", deadline)
@@ -39,174 +42,239 @@ func away(k kind, lasts time.Duration, callers int, deadline time.Duration, post
 }
 
 func outageRows() []scenario {
-	var all []scenario
-	// As they were measured first.
-	for _, lasts := range []time.Duration{second / 2, second, 10 * second} {
-		for _, deadline := range []time.Duration{0, 30 * second} {
-			s := away(down, lasts, 20, deadline, false)
-			s.lasts = 40 * second
-			s.name += ", 40s of calls"
-			all = append(all, s)
+	all := []scenario{
+		away(down, second/2, 20, 0, get), away(down, second/2, 20, 30*second, get),
+		away(down, second, 20, 0, get), away(down, second, 20, 30*second, get),
+		away(down, 10*second, 20, 0, get), away(down, 10*second, 20, 30*second, get),
+		away(refused, 9*second, 12, 0, get), away(reset, 9*second, 12, 30*second, keyed),
+		away(down, 9*second, 40, 0, get), away(refused, 9*second, 40, 30*second, get),
+	}
+	for i := range all {
+		all[i].whole = true
+		if all[i].callers == 20 {
+			all[i].lasts = 40 * second
 		}
 	}
-	const get, post = false, true
-	all = append(all,
-		away(refused, 9*second, 12, 0, get), away(down, 9*second, 40, 0, get),
-		away(reset, 9*second, 12, 30*second, post), away(refused, 9*second, 40, 30*second, get),
-
-		away(refused, 300*ms, 1, 0, get), away(reset, 300*ms, 12, 0, post), away(down, 300*ms, 64, 0, get), away(hang, 300*ms, 40, 5*second, get),
-		away(refused, 500*ms, 40, 0, post), away(reset, 500*ms, 1, 5*second, get), away(hang, 500*ms, 20, 0, post),
-		away(reset, second, 64, 0, get), away(refused, second, 12, 5*second, get), away(hang, second, 1, 10*second, get),
+	return append(all,
+		away(refused, 300*ms, 1, 0, get), away(reset, 300*ms, 12, 0, keyed), away(down, 300*ms, 64, 0, get), away(hang, 300*ms, 40, 5*second, get),
+		away(refused, 500*ms, 40, 0, keyed), away(reset, 500*ms, 1, 5*second, get), away(hang, 500*ms, 20, 0, keyed),
+		away(reset, second, 64, 0, get), away(refused, second, 12, 5*second, get), away(hang, second, 1, 10*second, get), away(foreign, second, 20, 0, get),
 		away(refused, 3*second, 20, 0, get), away(reset, 3*second, 1, 0, get), away(down, 3*second, 12, 5*second, get),
-		away(hang, 3*second, 64, 0, get), away(down, 3*second, 1, 5*second, post), away(refused, 3*second, 64, 10*second, get),
-		away(refused, 9*second, 1, 0, get), away(down, 9*second, 1, 10*second, get), away(hang, 9*second, 20, 30*second, get), away(down, 9*second, 20, 5*second, get),
-		away(down, 10*second, 1, 30*second, get), away(reset, 10*second, 64, 0, get), away(hang, 10*second, 12, 0, post), away(refused, 10*second, 20, 10*second, get),
-		away(down, 20*second, 1, 0, get), away(refused, 20*second, 12, 30*second, post), away(reset, 20*second, 20, 60*second, get),
-		away(hang, 20*second, 40, 30*second, get), away(refused, 20*second, 1, 60*second, get), away(down, 20*second, 20, 10*second, get),
-		away(named, 3*second, 12, 0, get), away(named, 9*second, 20, 30*second, get),
+		away(hang, 3*second, 64, 0, get), away(down, 3*second, 1, 5*second, keyed), away(refused, 3*second, 64, 10*second, get),
+		away(refused, 3*second, 20, 0, unsafe), away(down, 3*second, 20, 0, unsafe), away(reset, 3*second, 20, 10*second, unsafe),
+		away("500", 3*second, 12, 0, get), away("502", 3*second, 12, 10*second, get), away("504", 9*second, 12, 0, keyed),
+		away(hang, 9*second, 20, 30*second, get), away(down, 9*second, 20, 5*second, get), away(foreign, 9*second, 5, 0, get),
+		away(reset, 10*second, 64, 0, get), away(hang, 10*second, 12, 0, keyed), away(refused, 10*second, 20, 10*second, get),
+		away(refused, 20*second, 12, 30*second, keyed), away(reset, 20*second, 20, 60*second, get), away(down, 20*second, 12, 0, get),
+		away(hang, 20*second, 40, 30*second, get), away(down, 20*second, 20, 10*second, get),
+		away(named, 3*second, 12, 0, get), away(named, 9*second, 20, 30*second, get), away(named, 9*second, 20, 5*second, get),
 	)
-	all = append(all, scenario{
-		name:    "503 for 7s of each 20s, 25 calls a second, deadline 1m0s",
-		faults:  []fault{outages(down, 7*second, 20*second)},
-		callers: 1, every: 40 * ms, lasts: 240 * second, open: true, deadline: 60 * second,
-	}, scenario{
-		name:    "refused for 4s of each 10s, 25 calls a second, no deadline",
-		faults:  []fault{outages(refused, 4*second, 10*second)},
-		callers: 1, every: 40 * ms, lasts: 60 * second, open: true,
-	})
-	return all
 }
 
-func momentRows() []scenario {
-	var all []scenario
-	for _, callers := range []int{15, 40, 50, 64} {
-		s := scenario{
-			name:    fmt.Sprintf("60ms in which all in flight fail, %d callers", callers),
-			faults:  []fault{moment(2*second, 2*second+60*ms)},
-			callers: callers, lasts: 4 * second,
-		}
-		if callers == 40 {
-			s.lasts = 10 * second
-		}
-		all = append(all, s)
+// lonelyRows have a lone caller, who is also the probe.
+func lonelyRows() []scenario {
+	all := []scenario{
+		away(refused, 12*second, 1, 0, get), away(down, 12*second, 1, 0, keyed),
+		away(refused, 12*second, 1, 30*second, get), away(reset, 12*second, 1, 60*second, get), away(down, 12*second, 1, 30*second, keyed),
 	}
-	for _, callers := range []int{15, 50} {
+	for i := range all {
+		all[i].whole, all[i].alone = true, true
+	}
+	return append(all,
+		away(refused, 9*second, 1, 0, get), away(down, 9*second, 1, 10*second, get), away(down, 10*second, 1, 30*second, get),
+		away(down, 20*second, 1, 0, get), away(refused, 20*second, 1, 60*second, get), away(hang, 20*second, 1, 30*second, get),
+	)
+}
+
+func periodicRows() []scenario {
+	return []scenario{{
+		name:    "503 for 7s of each 20s, 25 calls a second, deadline 1m0s",
+		faults:  []fault{outages(down, 7*second, 20*second)},
+		callers: 1, every: 40 * ms, lasts: 240 * second, open: true, deadline: 60 * second, whole: true,
+	}, {
+		name:    "refused for 4s of each 10s, 25 calls a second",
+		faults:  []fault{outages(refused, 4*second, 10*second)},
+		callers: 1, every: 40 * ms, lasts: 60 * second, open: true,
+	}, {
+		name:    "reset for 2s of each 5s, callers: 12, deadline 30s",
+		faults:  []fault{outages(reset, 2*second, 5*second)},
+		callers: 12, every: 250 * ms, lasts: 40 * second, deadline: 30 * second,
+	}}
+}
+
+func momentRows() (all []scenario) {
+	for _, callers := range []int{15, 40, 50, 64} {
 		all = append(all, scenario{
-			name:    fmt.Sprintf("a connection dies with %d in flight", callers),
-			faults:  []fault{moment(2*second, 2*second)},
-			callers: callers, lasts: 4 * second, post: callers == 15,
+			name:    fmt.Sprintf("all in flight in a moment of 60ms fail, callers: %d", callers),
+			faults:  []fault{moment(2*second, 2*second+60*ms)},
+			callers: callers, lasts: 4 * second, whole: true,
 		})
 	}
+	all[1].lasts = 10 * second
+	for _, callers := range []int{15, 50} {
+		all = append(all, scenario{
+			name:    fmt.Sprintf("a connection dies, in flight: %d", callers),
+			faults:  []fault{moment(2*second, 2*second)},
+			callers: callers, lasts: 4 * second, whole: true, method: keyed,
+		})
+	}
+	several := func(width, apart time.Duration, n int) (all []fault) {
+		for i := 1; i <= n; i++ {
+			from := time.Duration(i) * apart
+			all = append(all, moment(from, from+width))
+		}
+		return all
+	}
 	return append(all, scenario{
-		name:    "five moments of 60ms, a second apart, 50 callers",
-		faults:  []fault{moment(2*second, 2060*ms), moment(3*second, 3060*ms), moment(4*second, 4060*ms), moment(5*second, 5060*ms), moment(6*second, 6060*ms)},
+		name:    "five moments of 60ms, a second apart, callers: 50",
+		faults:  several(60*ms, second, 5),
 		callers: 50, every: 250 * ms, lasts: 9 * second,
 	}, scenario{
-		name:    "a connection dies each 3s, 20 callers, deadline 10s",
-		faults:  []fault{moment(3*second, 3*second), moment(6*second, 6*second), moment(9*second, 9*second)},
+		name:    "a connection dies each 3s, callers: 20, deadline 10s",
+		faults:  several(0, 3*second, 3),
 		callers: 20, every: 100 * ms, lasts: 12 * second, deadline: 10 * second,
 	})
 }
 
-func randomRows() []scenario {
-	var all []scenario
+func randomRows() (all []scenario) {
 	for i, share := range []float64{0.1, 0.3, 0.5, 0.7} {
-		for j, k := range []kind{down, reset} {
-			s := scenario{
-				name:    fmt.Sprintf("%s for %.0f %% of attempts, 2,000 calls by 20 callers", k, 100*share),
-				faults:  []fault{flaky(k, share, uint64(2*i+j))},
-				callers: 20, calls: 100, chance: true,
-			}
-			all = append(all, s)
-			if k == down {
-				s.name = fmt.Sprintf("%s for %.0f %% of attempts, 25 calls a second", k, 100*share)
-				s.callers, s.every, s.calls, s.open = 1, 40*ms, 1000, true
-				all = append(all, s)
-			}
-		}
-	}
-	for _, share := range []float64{0.1, 0.5} {
+		of := fmt.Sprintf("%.0f %% of attempts", 100*share)
 		all = append(all, scenario{
-			name:    fmt.Sprintf("an error that net does not know for %.0f %% of attempts", 100*share),
-			faults:  []fault{flaky(foreign, share, 77)},
-			callers: 20, calls: 50, chance: true,
+			name:    "503 for " + of + ", 2,000 calls by 20 callers",
+			faults:  []fault{flaky(down, share, uint64(10+i))},
+			callers: 20, calls: 100, chance: true,
+		}, scenario{
+			name:    "reset for " + of + ", 20 calls a second",
+			faults:  []fault{flaky(reset, share, uint64(20+i))},
+			callers: 1, calls: 500, every: 50 * ms, open: true, chance: true,
 		})
 	}
 	return append(all, scenario{
-		name:    "reset for 50 % of attempts, a lone caller, POST",
-		faults:  []fault{flaky(reset, 0.5, 78)},
-		callers: 1, calls: 200, chance: true, post: true,
+		name:    "reset for 50 % of attempts, 1,000 calls by 20 callers",
+		faults:  []fault{flaky(reset, 0.5, 30)},
+		callers: 20, calls: 50, chance: true,
 	}, scenario{
-		name:    "503 for 30 % of attempts, 64 callers, deadline 10s",
-		faults:  []fault{flaky(down, 0.3, 79)},
-		callers: 64, calls: 20, chance: true, deadline: 10 * second,
+		name:    "an error unknown to net for 10 % of attempts, 1,000 calls by 20 callers",
+		faults:  []fault{flaky(foreign, 0.1, 31)},
+		callers: 20, calls: 50, chance: true,
+	}, scenario{
+		name:    "an error unknown to net for 50 % of attempts, 1,000 calls by 20 callers",
+		faults:  []fault{flaky(foreign, 0.5, 32)},
+		callers: 20, calls: 50, chance: true,
+	}, scenario{
+		name:    "reset for 50 % of attempts, 200 calls by 1 caller, POST",
+		faults:  []fault{flaky(reset, 0.5, 33)},
+		callers: 1, calls: 200, chance: true, method: keyed,
+	}, scenario{
+		name:    "503 for 30 % of attempts, 640 calls by 64 callers, deadline 10s",
+		faults:  []fault{flaky(down, 0.3, 34)},
+		callers: 64, calls: 10, chance: true, deadline: 10 * second,
+	}, scenario{
+		name:    "501 for each attempt of 3 of 4 calls, 600 calls by 20 callers",
+		faults:  []fault{hopeless("501", 0.75, 35)},
+		callers: 20, calls: 30, chance: true,
+	}, scenario{
+		name:    "500 for each attempt of 1 of 4 calls, 600 calls by 20 callers",
+		faults:  []fault{hopeless("500", 0.25, 36)},
+		callers: 20, calls: 30, chance: true,
 	})
 }
 
-func limitRows() []scenario {
-	bucket := func(rate float64, burst int) sturdytest.Limit { return sturdytest.Limit{Rate: rate, Burst: burst} }
-	window := sturdytest.Limit{Rate: 20, Window: true}
-	unavailable := func(resp *http.Response) {
-		if resp.StatusCode == 429 {
-			resp.StatusCode, resp.Status = 503, "503 Service Unavailable"
-		}
-	}
-	zero := func(resp *http.Response) {
-		if resp.StatusCode == 429 {
-			resp.Header.Set("Retry-After", "0")
-		}
-	}
-	const bare, seconds, millis = sturdytest.RetryAfter(0), sturdytest.Seconds, sturdytest.Milliseconds
-	var all []scenario
-	add := func(name string, l sturdytest.Limit, says sturdytest.RetryAfter, change func(*http.Response), callers, calls int) {
+const unsaid = sturdytest.RetryAfter(0)
+
+func limitRows() (all []scenario) {
+	const seconds, millis = sturdytest.Seconds, sturdytest.Milliseconds
+	add := func(name string, l sturdytest.Limit, says sturdytest.RetryAfter, change func(*http.Response), callers, calls int) *scenario {
 		all = append(all, scenario{
-			name:   fmt.Sprintf("%s, %d callers, %d calls each", name, callers, calls),
+			name:   fmt.Sprintf("%s, callers: %d, calls of each: %d", name, callers, calls),
 			limits: []sturdytest.Limit{l}, says: says, change: change,
-			callers: callers, calls: calls, every: 100 * ms, chance: true,
+			callers: callers, calls: calls, every: 100 * ms,
 		})
+		return &all[len(all)-1]
 	}
-	add("100/s, bare 429s", bucket(100, 100), bare, nil, 500, 1)
-	add("100/s, Retry-After", bucket(100, 100), seconds, nil, 500, 1)
-	add("100/s, Retry-After-Ms", bucket(100, 100), millis, nil, 500, 1)
-	add("100/s, Retry-After 0", bucket(100, 100), bare, zero, 500, 1)
-	add("100/s, bare 503s", bucket(100, 100), bare, unavailable, 500, 1)
-	add("100/s, 503s with Retry-After", bucket(100, 100), seconds, unavailable, 500, 1)
-	add("10/s, bare 429s", bucket(10, 10), bare, nil, 64, 1)
-	add("10/s, bare 429s", bucket(10, 10), bare, nil, 64, 4)
-	add("10/s, bare 429s", bucket(10, 10), bare, nil, 5, 40)
-	add("10/s, Retry-After", bucket(10, 10), seconds, nil, 5, 40)
-	add("10/s, Retry-After", bucket(10, 10), seconds, nil, 64, 2)
-	add("10/s, bare 503s", bucket(10, 10), bare, unavailable, 5, 40)
-	add("10/s, 503s with Retry-After", bucket(10, 10), seconds, unavailable, 5, 40)
-	add("10/s, bare 503s", bucket(10, 10), bare, unavailable, 64, 2)
-	add("10/s, 503s with Retry-After", bucket(10, 10), seconds, unavailable, 64, 2)
-	add("2/s burst 1, bare 429s", bucket(2, 1), bare, nil, 1, 30)
-	add("2/s burst 1, bare 429s", bucket(2, 1), bare, nil, 5, 10)
-	add("2/s burst 1, Retry-After-Ms", bucket(2, 1), millis, nil, 5, 10)
-	add("2/s burst 1, Retry-After 0", bucket(2, 1), bare, zero, 5, 10)
-	add("2/s burst 1, bare 503s", bucket(2, 1), bare, unavailable, 1, 30)
-	add("2/s burst 1, bare 503s", bucket(2, 1), bare, unavailable, 5, 10)
-	add("20 in each second, bare 429s", window, bare, nil, 64, 4)
+	hundred, ten, two := sturdytest.Limit{Rate: 100, Burst: 100}, sturdytest.Limit{Rate: 10, Burst: 10}, sturdytest.Limit{Rate: 2, Burst: 1}
+	window := sturdytest.Limit{Rate: 20, Window: true}
+
+	add("100/s, bare 429s", hundred, unsaid, nil, 500, 1).alone = true
+	add("100/s, bare 429s, POST without a key", hundred, unsaid, nil, 250, 1).method = unsafe
+	add("100/s, Retry-After", hundred, seconds, nil, 500, 1)
+	add("100/s, Retry-After-Ms", hundred, millis, nil, 250, 1)
+	add("100/s, Retry-After 0", hundred, unsaid, atOnce, 250, 1)
+	add("10/s, bare 429s", ten, unsaid, nil, 64, 1)
+	add("10/s, bare 429s", ten, unsaid, nil, 64, 4)
+	add("10/s, bare 429s", ten, unsaid, nil, 5, 40)
+	add("10/s, bare 429s, deadline 10s", ten, unsaid, nil, 64, 4).deadline = 10 * second
+	add("10/s, Retry-After", ten, seconds, nil, 5, 40)
+	add("10/s, Retry-After", ten, seconds, nil, 64, 2)
+	add("10/s, Retry-After, deadline 5s", ten, seconds, nil, 64, 2).deadline = 5 * second
+	add("2/s burst 1, bare 429s", two, unsaid, nil, 1, 30)
+	add("2/s burst 1, bare 429s", two, unsaid, nil, 5, 10)
+	add("2/s burst 1, Retry-After-Ms", two, millis, nil, 5, 10)
+	add("2/s burst 1, Retry-After 0", two, unsaid, atOnce, 5, 10)
+	add("2/s burst 1, bare 429s", two, unsaid, nil, 64, 1)
+	add("20 in each second, bare 429s", window, unsaid, nil, 64, 4)
 	add("20 in each second, Retry-After", window, seconds, nil, 64, 4)
-	add("20 in each second, bare 503s", window, bare, unavailable, 64, 4)
-	add("20 in each second, bare 429s", window, bare, nil, 5, 40)
+	add("20 in each second, bare 429s", window, unsaid, nil, 5, 40)
+
+	// Nobody can tell these from a server that is down, and who gets what there
+	// is depends on the moments that the clients draw.
+	first := len(all)
+	add("100/s, bare 503s", hundred, unsaid, unavailable, 500, 1)
+	add("100/s, 503s with Retry-After", hundred, seconds, unavailable, 500, 1)
+	add("10/s, bare 503s", ten, unsaid, unavailable, 1, 100)
+	add("10/s, bare 503s", ten, unsaid, unavailable, 5, 40)
+	add("10/s, 503s with Retry-After", ten, seconds, unavailable, 5, 40)
+	add("10/s, bare 503s", ten, unsaid, unavailable, 64, 2)
+	add("10/s, 503s with Retry-After", ten, seconds, unavailable, 64, 2)
+	add("2/s burst 1, bare 503s", two, unsaid, unavailable, 1, 30)
+	add("2/s burst 1, bare 503s", two, unsaid, unavailable, 5, 10)
+	add("20 in each second, bare 503s", window, unsaid, unavailable, 64, 4)
+	for i := range all[first:] {
+		all[first+i].chance = true
+	}
 	return all
 }
 
-func otherRows() []scenario {
-	in := func(d time.Duration) string { return fmt.Sprint(bubbleStart.Add(d).Unix()) }
-	exhausted := sturdytest.OK(page).With("X-RateLimit-Limit", "5000").
-		With("X-RateLimit-Remaining", "0").With("X-RateLimit-Reset", in(time.Hour))
-	wrong := scenario{
-		name:    "200s that say none are left for an hour, 5 callers",
-		answer:  exhausted,
-		callers: 5, calls: 20, every: 250 * ms,
+// unavailable makes a server refuse with a 503.
+func unavailable(resp *http.Response) {
+	if resp.StatusCode == 429 {
+		resp.StatusCode, resp.Status = 503, "503 Service Unavailable"
 	}
-	hurried := wrong
-	hurried.deadline = 10 * second
-	hurried.name = cmp.Or(wrong.name) + ", deadline 10s"
-	return []scenario{wrong, hurried}
 }
 
-// bubbleStart is what time it is when a bubble begins.
-var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+// atOnce makes a server refuse with a wait of nothing.
+func atOnce(resp *http.Response) {
+	if resp.StatusCode == 429 {
+		resp.Header.Set("Retry-After", "0")
+	}
+}
+
+// otherRows are servers whose answers say what is not so: they take all that
+// is sent.
+func otherRows() (all []scenario) {
+	// A bubble's clock begins with this century.
+	reset := fmt.Sprint(time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC).Unix())
+	none := sturdytest.OK(page).With("X-RateLimit-Remaining", "0")
+	for _, says := range []struct {
+		what   string
+		answer sturdytest.Step
+	}{
+		{"none left for an hour", none.With("X-RateLimit-Limit", "5000").With("X-RateLimit-Reset", reset)},
+		{"none left for an hour, of no limit", none.With("X-RateLimit-Reset", "3600")},
+		{"RateLimit: r=0;t=3600", sturdytest.OK(page).With("RateLimit", `"default";r=0;t=3600`)},
+		{"Retry-After: 3600", sturdytest.OK(page).With("Retry-After", "3600")},
+	} {
+		for _, deadline := range []time.Duration{0, 10 * second} {
+			s := scenario{
+				name:    "200s that say " + says.what + ", callers: 5",
+				answer:  says.answer,
+				callers: 5, calls: 8, every: 250 * ms, deadline: deadline, whole: true,
+			}
+			if deadline > 0 {
+				s.name += ", deadline 10s"
+			}
+			all = append(all, s)
+		}
+	}
+	return all
+}
