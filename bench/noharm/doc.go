@@ -8,8 +8,8 @@
 // go-retryablehttp with its defaults. A few rows run over real sockets. A call
 // is lost if it ends with an error or with a status of 400 or more.
 //
-//	make noharm                                     prints the table
-//	cd bench && go test ./noharm -run=Sweep -v -seeds=20   tries what nobody has chosen
+//	make noharm                                                  prints the table
+//	cd bench && go test ./noharm -v -run=NobodyChose -seeds=20   tries 20 times as much that nobody chose
 //
 // What a row must not ask for is what the rule excepts: requests that may have
 // been acted on and are not safe to repeat, and waits of more than two minutes

@@ -7,35 +7,35 @@ import (
 	"sync"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
 )
 
-var seeds = flag.Int("seeds", 1, "how many tables of random scenarios TestSweep tries")
+var seeds = flag.Int("seeds", 1, "how many tables of random scenarios are tried")
 
 func TestZeroValueLosesNoCallThatAnotherBringsHome(t *testing.T) {
 	tab := &table{}
 	t.Run("rows", func(t *testing.T) {
 		for _, s := range rows() {
-			tab.check(t, s)
+			tab.check(t, &s, s.run)
 		}
 	})
 	tab.log(t)
 }
 
 // check runs a scenario beside others, and adds its row.
-func (tab *table) check(t *testing.T, s scenario) {
+func (tab *table) check(t *testing.T, s *scenario, run func(*testing.T) []*outcome) {
 	row := tab.reserve(s.name)
 	t.Run(s.name, func(t *testing.T) {
 		t.Parallel()
-		all := s.run(t)
+		all := run(t)
 		wrong := s.verdict(all)
 		tab.fill(row, all, wrong)
-		if wrong != "" {
-			t.Errorf("the zero value %s", wrong)
-		}
+		assert.Empty(t, wrong, "the zero value")
 	})
 }
 
-func TestSweep(t *testing.T) {
+func TestZeroValueLosesNoCallInScenariosThatNobodyChose(t *testing.T) {
 	tab := &table{}
 	for seed := range *seeds {
 		sums := make([]*outcome, len(clients))
@@ -57,7 +57,7 @@ func TestSweep(t *testing.T) {
 					mu.Unlock()
 					if wrong := s.verdict(all); wrong != "" {
 						tab.fill(row, all, wrong)
-						t.Errorf("the zero value %s", wrong)
+						assert.Fail(t, wrong, "the zero value")
 					}
 				})
 			}

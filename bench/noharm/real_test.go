@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/sturdyhttp/sturdy/sturdytest"
 )
 
@@ -17,6 +15,7 @@ import (
 type realScenario struct {
 	scenario
 	server func() *sturdytest.Server
+	fresh  bool        // each request has a connection of its own: net/http replays what dies on a used one
 	event  func(*wire) // begins when the calls do; nil means none
 }
 
@@ -37,17 +36,18 @@ func realRows() []realScenario {
 		return &sturdytest.Server{Limits: []sturdytest.Limit{{Rate: 100, Burst: 100}}, Latency: answers, Reply: always(sturdytest.OK(page))}
 	}
 	return []realScenario{
-		{scenario{name: "sockets: no listener for 300ms", callers: 12, lasts: 1500 * ms}, slow, func(w *wire) {
+		{scenario{name: "sockets: no listener for 300ms", callers: 12, lasts: 1500 * ms}, slow, false, func(w *wire) {
 			<-time.After(300 * ms)
 			w.leave()
 			<-time.After(300 * ms)
-			w.comeBack()
+			w.listen(w.addr)
 		}},
-		{scenario{name: "sockets: reset for 300ms", callers: 12, lasts: 1500 * ms}, away(sturdytest.ConnReset()), nil},
-		{scenario{name: "sockets: 503 for 300ms", callers: 12, lasts: 1500 * ms}, away(sturdytest.Status(503)), nil},
-		{scenario{name: "sockets: a moment's resets, in flight: 15, POST", callers: 15, lasts: second, method: keyed}, slow, cutOnce},
-		{scenario{name: "sockets: a moment's resets, in flight: 50", callers: 50, lasts: second}, slow, cutOnce},
-		{scenario{name: "sockets: 100/s, bare 429s, callers: 300", callers: 300, calls: 1}, limited, nil},
+		{scenario{name: "sockets: reset for 300ms", callers: 12, lasts: 1500 * ms}, away(sturdytest.ConnReset()), false, nil},
+		{scenario{name: "sockets: 503 for 300ms", callers: 12, lasts: 1500 * ms}, away(sturdytest.Status(503)), false, nil},
+		{scenario{name: "sockets: a moment's resets, in flight: 15, POST", callers: 15, lasts: 1500 * ms, method: keyed}, slow, true, cutOnce},
+		{scenario{name: "sockets: a moment's resets, in flight: 50", callers: 50, lasts: 1500 * ms}, slow, true, cutOnce},
+		{scenario{name: "sockets: a moment's resets of connections in use, in flight: 50", callers: 50, lasts: 1500 * ms}, slow, false, cutOnce},
+		{scenario{name: "sockets: 100/s, bare 429s, callers: 300", callers: 300, calls: 1}, limited, false, nil},
 	}
 }
 
@@ -56,7 +56,7 @@ func always(s sturdytest.Step) func(*http.Request) sturdytest.Step {
 }
 
 func cutOnce(w *wire) {
-	<-time.After(350 * ms)
+	<-time.After(750 * ms)
 	w.cut()
 }
 
@@ -64,16 +64,7 @@ func TestZeroValueLosesNoCallOverRealSockets(t *testing.T) {
 	tab := &table{}
 	t.Run("rows", func(t *testing.T) {
 		for _, s := range realRows() {
-			row := tab.reserve(s.name)
-			t.Run(s.name, func(t *testing.T) {
-				t.Parallel()
-				all := s.run(t)
-				wrong := s.verdict(all)
-				tab.fill(row, all, wrong)
-				if wrong != "" {
-					t.Errorf("the zero value %s", wrong)
-				}
-			})
+			tab.check(t, &s.scenario, s.run)
 		}
 	})
 	tab.log(t)
@@ -86,7 +77,7 @@ func (s *realScenario) run(t *testing.T) []*outcome {
 	var wg sync.WaitGroup
 	for i, c := range clients {
 		w := newWire(t, s.server())
-		base := &counted{Transport: &http.Transport{MaxIdleConnsPerHost: s.callers}}
+		base := &counted{Transport: &http.Transport{MaxIdleConnsPerHost: s.callers, DisableKeepAlives: s.fresh}}
 		wg.Go(func() {
 			if s.event != nil {
 				wg.Go(func() { s.event(w) })
@@ -116,7 +107,6 @@ func (c *counted) RoundTrip(req *http.Request) (*http.Response, error) {
 type wire struct {
 	addr   string
 	server *http.Server
-	t      *testing.T
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -124,9 +114,9 @@ type wire struct {
 }
 
 func newWire(t *testing.T, h http.Handler) *wire {
-	w := &wire{addr: "127.0.0.1:0", t: t, conns: make(map[net.Conn]bool)}
+	w := &wire{conns: make(map[net.Conn]bool)}
 	w.server = &http.Server{Handler: h, ConnState: w.track}
-	w.comeBack()
+	w.addr = w.listen("127.0.0.1:0")
 	t.Cleanup(func() { w.server.Close() })
 	return w
 }
@@ -142,23 +132,24 @@ func (w *wire) track(c net.Conn, state http.ConnState) {
 	}
 }
 
-// comeBack listens, at the same address each time.
-func (w *wire) comeBack() {
-	l, err := net.Listen("tcp", w.addr)
-	require.NoError(w.t, err)
-	w.addr = l.Addr().String()
+// listen begins to serve, and returns the address.
+func (w *wire) listen(addr string) string {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		panic(err)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.listener = l
 	go w.server.Serve(l)
+	return l.Addr().String()
 }
 
 // leave refuses connections and breaks those that there are.
 func (w *wire) leave() {
 	w.mu.Lock()
-	l := w.listener
+	w.listener.Close()
 	w.mu.Unlock()
-	l.Close()
 	w.cut()
 }
 

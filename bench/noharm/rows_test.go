@@ -25,13 +25,13 @@ func away(k kind, lasts time.Duration, callers int, deadline time.Duration, m me
 	s := scenario{
 		name:    fmt.Sprintf("%s for %v, callers: %d", k, lasts, callers),
 		faults:  []fault{outage(k, 2*second, 2*second+lasts)},
-		callers: callers, every: 250 * ms, lasts: 2*second + lasts + max(3*second, lasts/2),
+		callers: callers, every: 250 * ms, lasts: 2*second + lasts + max(3*second, lasts/3),
 		deadline: deadline, method: m,
 	}
 	switch m {
 	case keyed:
 		s.name += ", POST"
-	case unsafe:
+	case keyless:
 		s.name += ", POST without a key"
 		s.careless = k != refused
 	}
@@ -49,11 +49,9 @@ func outageRows() []scenario {
 		away(refused, 9*second, 12, 0, get), away(reset, 9*second, 12, 30*second, keyed),
 		away(down, 9*second, 40, 0, get), away(refused, 9*second, 40, 30*second, get),
 	}
+	all[0].lasts, all[2].lasts, all[4].lasts = 20*second, 20*second, 40*second
 	for i := range all {
 		all[i].whole = true
-		if all[i].callers == 20 {
-			all[i].lasts = 40 * second
-		}
 	}
 	return append(all,
 		away(refused, 300*ms, 1, 0, get), away(reset, 300*ms, 12, 0, keyed), away(down, 300*ms, 64, 0, get), away(hang, 300*ms, 40, 5*second, get),
@@ -61,13 +59,13 @@ func outageRows() []scenario {
 		away(reset, second, 64, 0, get), away(refused, second, 12, 5*second, get), away(hang, second, 1, 10*second, get), away(foreign, second, 20, 0, get),
 		away(refused, 3*second, 20, 0, get), away(reset, 3*second, 1, 0, get), away(down, 3*second, 12, 5*second, get),
 		away(hang, 3*second, 64, 0, get), away(down, 3*second, 1, 5*second, keyed), away(refused, 3*second, 64, 10*second, get),
-		away(refused, 3*second, 20, 0, unsafe), away(down, 3*second, 20, 0, unsafe), away(reset, 3*second, 20, 10*second, unsafe),
+		away(refused, 3*second, 20, 0, keyless), away(down, 3*second, 20, 0, keyless), away(reset, 3*second, 20, 10*second, keyless),
 		away("500", 3*second, 12, 0, get), away("502", 3*second, 12, 10*second, get), away("504", 9*second, 12, 0, keyed),
 		away(hang, 9*second, 20, 30*second, get), away(down, 9*second, 20, 5*second, get), away(foreign, 9*second, 5, 0, get),
-		away(reset, 10*second, 64, 0, get), away(hang, 10*second, 12, 0, keyed), away(refused, 10*second, 20, 10*second, get),
+		away(reset, 10*second, 40, 0, get), away(hang, 10*second, 12, 0, keyed), away(refused, 10*second, 20, 10*second, get),
 		away(refused, 20*second, 12, 30*second, keyed), away(reset, 20*second, 20, 60*second, get), away(down, 20*second, 12, 0, get),
 		away(hang, 20*second, 40, 30*second, get), away(down, 20*second, 20, 10*second, get),
-		away(named, 3*second, 12, 0, get), away(named, 9*second, 20, 30*second, get), away(named, 9*second, 20, 5*second, get),
+		away(named, 3*second, 12, 0, get), away(named, 9*second, 20, 30*second, get), away(named, 9*second, 20, 10*second, get),
 	)
 }
 
@@ -106,16 +104,16 @@ func momentRows() (all []scenario) {
 	for _, callers := range []int{15, 40, 50, 64} {
 		all = append(all, scenario{
 			name:    fmt.Sprintf("all in flight in a moment of 60ms fail, callers: %d", callers),
-			faults:  []fault{moment(2*second, 2*second+60*ms)},
-			callers: callers, lasts: 4 * second, whole: true,
+			faults:  []fault{moment(second, second+60*ms)},
+			callers: callers, lasts: 2500 * ms, whole: true,
 		})
 	}
-	all[1].lasts = 10 * second
+	all[1].lasts = 5 * second
 	for _, callers := range []int{15, 50} {
 		all = append(all, scenario{
 			name:    fmt.Sprintf("a connection dies, in flight: %d", callers),
-			faults:  []fault{moment(2*second, 2*second)},
-			callers: callers, lasts: 4 * second, whole: true, method: keyed,
+			faults:  []fault{moment(second, second)},
+			callers: callers, lasts: 2500 * ms, whole: true, method: keyed,
 		})
 	}
 	several := func(width, apart time.Duration, n int) (all []fault) {
@@ -132,17 +130,21 @@ func momentRows() (all []scenario) {
 	}, scenario{
 		name:    "a connection dies each 3s, callers: 20, deadline 10s",
 		faults:  several(0, 3*second, 3),
-		callers: 20, every: 100 * ms, lasts: 12 * second, deadline: 10 * second,
+		callers: 20, every: 250 * ms, lasts: 12 * second, deadline: 10 * second,
 	})
 }
 
 func randomRows() (all []scenario) {
 	for i, share := range []float64{0.1, 0.3, 0.5, 0.7} {
 		of := fmt.Sprintf("%.0f %% of attempts", 100*share)
+		calls := 25
+		if share >= 0.5 {
+			calls = 100
+		}
 		all = append(all, scenario{
-			name:    "503 for " + of + ", 2,000 calls by 20 callers",
+			name:    fmt.Sprintf("503 for %s, %d calls by 20 callers", of, 20*calls),
 			faults:  []fault{flaky(down, share, uint64(10+i))},
-			callers: 20, calls: 100, chance: true,
+			callers: 20, calls: calls, chance: true,
 		}, scenario{
 			name:    "reset for " + of + ", 20 calls a second",
 			faults:  []fault{flaky(reset, share, uint64(20+i))},
@@ -150,15 +152,15 @@ func randomRows() (all []scenario) {
 		})
 	}
 	return append(all, scenario{
-		name:    "reset for 50 % of attempts, 1,000 calls by 20 callers",
+		name:    "reset for 50 % of attempts, 1000 calls by 20 callers",
 		faults:  []fault{flaky(reset, 0.5, 30)},
 		callers: 20, calls: 50, chance: true,
 	}, scenario{
-		name:    "an error unknown to net for 10 % of attempts, 1,000 calls by 20 callers",
+		name:    "an error unknown to net for 10 % of attempts, 400 calls by 20 callers",
 		faults:  []fault{flaky(foreign, 0.1, 31)},
-		callers: 20, calls: 50, chance: true,
+		callers: 20, calls: 20, chance: true,
 	}, scenario{
-		name:    "an error unknown to net for 50 % of attempts, 1,000 calls by 20 callers",
+		name:    "an error unknown to net for 50 % of attempts, 1000 calls by 20 callers",
 		faults:  []fault{flaky(foreign, 0.5, 32)},
 		callers: 20, calls: 50, chance: true,
 	}, scenario{
@@ -196,7 +198,7 @@ func limitRows() (all []scenario) {
 	window := sturdytest.Limit{Rate: 20, Window: true}
 
 	add("100/s, bare 429s", hundred, unsaid, nil, 500, 1).alone = true
-	add("100/s, bare 429s, POST without a key", hundred, unsaid, nil, 250, 1).method = unsafe
+	add("100/s, bare 429s, POST without a key", hundred, unsaid, nil, 250, 1).method = keyless
 	add("100/s, Retry-After", hundred, seconds, nil, 500, 1)
 	add("100/s, Retry-After-Ms", hundred, millis, nil, 250, 1)
 	add("100/s, Retry-After 0", hundred, unsaid, atOnce, 250, 1)

@@ -49,9 +49,9 @@ type scenario struct {
 type method uint8
 
 const (
-	get    method = iota
-	keyed         // a POST with an Idempotency-Key
-	unsafe        // a POST without
+	get     method = iota
+	keyed          // a POST with an Idempotency-Key
+	keyless        // a POST without
 )
 
 // The clients that are compared, in the order of the table.
@@ -77,8 +77,12 @@ var clients = [...]struct {
 	}},
 }
 
-// patience is after what time a call is said to hang.
-const patience = 10 * time.Minute
+// A call that takes longer than patience is said to hang, and after theEnd
+// nobody waits for it any more.
+const (
+	patience = 10 * time.Minute
+	theEnd   = time.Hour
+)
 
 // An outcome is what became of one client's calls.
 type outcome struct {
@@ -126,6 +130,9 @@ const page = `{"answer": 42}`
 
 // drive lets the callers call, and waits for the last of them.
 func (s *scenario) drive(ctx context.Context, c *http.Client, url string) *outcome {
+	ctx, cancel := context.WithCancel(ctx) // a deadline would be seen, and heeded
+	defer cancel()
+	defer time.AfterFunc(theEnd, cancel).Stop()
 	o := &outcome{lost: make(map[int]bool)}
 	start, every := time.Now(), cmp.Or(s.every, 50*time.Millisecond)
 	var wg sync.WaitGroup
@@ -152,10 +159,8 @@ func (s *scenario) drive(ctx context.Context, c *http.Client, url string) *outco
 
 // call makes one call and notes what became of it.
 func (s *scenario) call(ctx context.Context, c *http.Client, url string, number int, o *outcome) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	hangs := time.AfterFunc(patience, cancel) // a deadline would be seen, and heeded
 	if s.deadline > 0 {
+		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.deadline)
 		defer cancel()
 	}
@@ -171,7 +176,7 @@ func (s *scenario) call(ctx context.Context, c *http.Client, url string, number 
 		o.lost[number] = true
 		o.wasted += max(took, s.every)
 	}
-	if !hangs.Stop() {
+	if took > patience {
 		o.hung++
 	}
 }
@@ -201,18 +206,25 @@ func (s *scenario) comesHome(ctx context.Context, c *http.Client, url string, nu
 
 // worse reports whether o has lost more than other.
 //
-// Where chance decides, it looks at the calls that one of the two has lost and
-// the other has not: if the two are alike, each loses half of those, give or
-// take three standard deviations.
+// Where other has lost none, and no attempt failed by chance, o must not lose a
+// call. Elsewhere it is the moments that a client draws that decide which call
+// is lost. Of the calls that one has lost and the other has not, clients that
+// are alike lose half each, give or take three standard deviations.
 //
-// Elsewhere it counts. But a caller who is told no soon calls again soon, and
-// is told no again: where the clients made not as many calls, o must also have
-// occupied its callers for longer with those that were lost.
+// A caller who is told no soon calls again soon, and is told no again. So where
+// the clients made not as many calls, o must also have occupied its callers for
+// longer with calls that were lost, by a tenth at least.
 func (o *outcome) worse(other *outcome, chance bool) bool {
-	if !chance {
-		return len(o.lost) > len(other.lost) && (o.calls == other.calls || o.wasted > other.wasted)
-	}
 	mine, theirs := without(o.lost, other.lost), without(other.lost, o.lost)
+	if o.calls != other.calls { // then the same number is not the same call
+		mine, theirs = len(o.lost), len(other.lost)
+		if o.wasted <= other.wasted*11/10 {
+			return false
+		}
+	}
+	if len(other.lost) == 0 && !chance {
+		return mine > 0
+	}
 	return float64(mine-theirs) > 3*math.Sqrt(float64(mine+theirs))
 }
 
@@ -261,7 +273,8 @@ func (s *scenario) losesTo(all []*outcome, client int) (wrong []string) {
 		if i == zeroValue || i == client || s.careless && i != bareClient {
 			continue
 		}
-		if all[client].worse(other, s.chance) {
+		// What Retry alone loses is a matter of what it draws, as for ours.
+		if all[client].worse(other, s.chance || i == retryAlone) {
 			wrong = append(wrong, who+"loses to "+clients[i].name)
 		}
 	}

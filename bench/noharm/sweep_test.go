@@ -15,7 +15,7 @@ import (
 // them has.
 const (
 	scenarios = 30
-	most      = 250
+	most      = 150
 )
 
 // sweep returns scenarios that nobody has chosen.
