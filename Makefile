@@ -42,6 +42,10 @@ test: ## Run all that CI tests: gofmt, go mod tidy, go vet, go test -race, simul
 sim: ## Print how near RateLimit and Breaker come to what a server allows
 	@go test -run='^TestSim' -count=1 -v . | sed -n 's/^ *|/|/p; /^--- FAIL/p; /^ok/p; /^FAIL/p'
 
+.PHONY: noharm
+noharm: ## Print what the zero value loses beside a bare client and a plain retry loop
+	@cd bench && go test -count=1 -v ./noharm | sed -n 's/^ *|/|/p; /^ *--- FAIL/p; /^ok/p; /^FAIL/p'
+
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint as .golangci.yml says
 	$(call each,$(LINT) run ./...)
