@@ -27,11 +27,14 @@ import (
 // A failure is a connection that could not be made or broke, also in the middle
 // of a body, a timeout, and an answer of 408, 424, or 500 and above. A 429 and what is
 // the caller's own doing count neither way: a cancelled context, a name that
-// does not exist, a bad certificate. Any other answer is a success.
+// does not exist, a bad certificate. Any other answer is a success. Failures of
+// requests that were all sent before the first of them was known count as one: it
+// takes one moment, or one connection that breaks, to fail everything in flight.
 //
-// A request that has a deadline waits for the circuit to close, as long as
-// that may happen in time. One that has none is refused at once with an
-// [ErrCircuitOpen]; RetryAfter says when to come back.
+// A request waits for the circuit to close, as long as its deadline allows, and
+// for 30 seconds without one, or as long as an overloaded server asked for. If the
+// circuit cannot close in that time, it is refused at once with an [ErrCircuitOpen];
+// RetryAfter says when to come back.
 //
 // The zero value is ready to use.
 //
@@ -47,7 +50,7 @@ type Breaker struct {
 	MinRequests int                          // in a Window, before Ratio means anything; zero or negative means 20
 	OpenFor     time.Duration                // the first open period; zero or negative means 1s
 	MaxOpen     time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
-	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and not at all without one; negative means not at all
+	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and 30s without one; negative means not at all
 	Answer      bool                         // answer what is refused with a 503 made here, for an SDK that would retry an error; false means an error
 	Key         func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
 	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
@@ -55,7 +58,10 @@ type Breaker struct {
 	circuits keyed[*circuit]
 }
 
-const maxOpenHint = time.Minute // the longest open period that a server may ask for
+const (
+	maxOpenHint = time.Minute      // the longest open period that a server may ask for
+	maxOpenWait = 30 * time.Second // how long a request without a deadline waits for a circuit
+)
 
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -121,11 +127,13 @@ type circuit struct {
 
 	mu         sync.Mutex
 	machine    *gobreaker.TwoStepCircuitBreaker[struct{}]
-	run        int                // failures in a row
-	quiet      bool               // nothing has failed of late, and successes need not be counted
-	broken     int                // bodies in a row that broke
+	admitted   int                // requests so far
+	run        failures           // in a row
+	recent     failures           // that machine counts; none if successes need not be counted
+	broken     failures           // bodies in a row that broke
 	generation int                // how often the state changed
 	until      time.Time          // nobody is let in before; zero if the circuit is closed
+	named      bool               // until is as long as the server asked for
 	opened     int                // how often in a row it opened
 	forced     bool               // it is to open whatever the count
 	probe      *probe             // the last that was let in, until it is heard of
@@ -136,6 +144,26 @@ type circuit struct {
 	lasting    string             // what opened the circuit, in words
 
 	alone *gate // the queue, where there is no RateLimit
+}
+
+// failures are how many requests failed, of which those that were sent before
+// the first failure was known count once, with that one.
+type failures struct {
+	n     int
+	known int // requests that had been sent when the first failure came back
+}
+
+// add counts the failure of the nth request, when so many were sent, and reports
+// whether it says more than the first.
+func (f *failures) add(nth, sent int) bool {
+	switch {
+	case f.n == 0:
+		f.known = sent
+	case nth <= f.known:
+		return false
+	}
+	f.n++
+	return true
 }
 
 // A probe is a lease: when it is over, another one may be sent. The answer
@@ -153,6 +181,7 @@ func (p *probe) sends(req *http.Request) bool {
 
 // An admission is what a circuit knows a request by that it let through.
 type admission struct {
+	nth        int // of all requests that were let through
 	generation int
 	probe      *probe // nil for a request through a closed circuit
 	aside      bool   // it is not asked for its outcome
@@ -166,7 +195,6 @@ func (b *Breaker) newCircuit() *circuit {
 		window:      b.Window,
 		openFor:     b.OpenFor,
 		maxOpen:     b.MaxOpen,
-		quiet:       true,
 		alone:       newGate(rate.Inf, 1),
 	}
 	c.alone.fixed = true
@@ -200,7 +228,7 @@ func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 // trips reports whether the circuit opens. It is called with the lock, within
 // book. What gobreaker calls consecutive ends with its window.
 func (c *circuit) trips(n gobreaker.Counts) bool {
-	run := max(c.run, c.broken)
+	run := max(c.run.n, c.broken.n)
 	seen := n.TotalFailures + n.TotalSuccesses
 	return c.forced ||
 		c.failures > 0 && run >= c.failures ||
@@ -225,7 +253,11 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 	defer c.mu.Unlock()
 	switch {
 	case c.until.IsZero():
-		return admission{generation: c.generation}, c.ramp.admit(now)
+		if d := c.ramp.admit(now); d > 0 {
+			return admission{}, d
+		}
+		c.admitted++
+		return admission{nth: c.admitted, generation: c.generation}, 0
 	case now.Before(c.until):
 		return admission{}, c.until.Sub(now)
 	case c.probe.sends(req):
@@ -234,7 +266,8 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 		return admission{}, c.probe.until.Sub(now)
 	}
 	c.probe = &probe{until: now.Add(max(c.openFor, c.maxOpen)), of: rootCall(req)}
-	return admission{generation: c.generation, probe: c.probe}, 0
+	c.admitted++
+	return admission{nth: c.admitted, generation: c.generation, probe: c.probe}, 0
 }
 
 // probes reports whether the next that is admitted at now is a probe.
@@ -248,8 +281,8 @@ func (c *circuit) probes(now time.Time) bool {
 }
 
 // refusal returns why a request does not wait for the circuit until then; nil if
-// it does, or need not.
-func (c *circuit) refusal(now, until time.Time, req *http.Request) *Error {
+// it does, or need not. With asked, it waits as long as the server asked for, too.
+func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) *Error {
 	if c == nil {
 		return nil
 	}
@@ -265,10 +298,23 @@ func (c *circuit) refusal(now, until time.Time, req *http.Request) *Error {
 	default:
 		next = c.probe.until
 	}
+	if asked && c.named {
+		until = later(until, c.until.Add(1))
+	}
 	if now.Before(until) && c.until.Before(until) {
 		return nil
 	}
 	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting))
+}
+
+// isOpen reports whether the circuit lets nobody pass but a probe.
+func (c *circuit) isOpen() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.until.IsZero()
 }
 
 // state returns the state at now, and until when nobody is let in.
@@ -289,7 +335,7 @@ func (c *circuit) trip(until time.Time) {
 	c.mu.Lock()
 	if c.until.IsZero() {
 		c.forced = true
-		c.book(errFailed, nil)
+		c.tell(errFailed, nil)
 		c.forced = false
 	}
 	c.until = until
@@ -303,7 +349,7 @@ func (c *circuit) reset() {
 		c.change("", gobreaker.StateOpen, gobreaker.StateClosed)
 	}
 	c.machine = c.newMachine()
-	c.run, c.broken, c.quiet = 0, 0, true
+	c.run, c.broken, c.recent = failures{}, failures{}, failures{}
 	c.unlock(true)
 }
 
@@ -314,7 +360,7 @@ func (c *circuit) arrived(now time.Time) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ramp.arrived(now)
+	c.ramp.came.add(now, rampWindow)
 }
 
 // waits and leaves keep the list of the gates where some wait.
@@ -350,9 +396,11 @@ func (c *circuit) settle(a admission, outcome error, e *Error) ([]Event, admissi
 	switch {
 	case outcome == errNeutral: //nolint:errorlint // the value itself
 	case current:
-		c.book(outcome, e)
+		c.book(a, outcome, e)
 	case e != nil && !c.until.IsZero():
-		c.until = later(c.until, time.Now().Add(hint(e))) // refused while the circuit opened
+		if asked := time.Now().Add(hint(e)); asked.After(c.until) {
+			c.until, c.named = asked, true // refused while the circuit opened
+		}
 	}
 	a.generation, a.probe = c.generation, nil
 	return c.unlock(mine || c.generation != generation), a
@@ -368,24 +416,40 @@ func (c *circuit) ended(a admission, outcome error, e *Error) []Event {
 	switch {
 	case a.generation != generation || outcome == errNeutral: //nolint:errorlint // the value itself
 	case outcome == nil:
-		c.broken = 0
+		c.broken = failures{}
 	default:
-		c.broken++
-		c.book(outcome, e)
+		c.broken.add(a.nth, c.admitted)
+		c.book(a, outcome, e)
 	}
 	return c.unlock(c.generation != generation)
 }
 
-// book tells gobreaker of an outcome. As long as nothing fails it need not hear
-// of it: the ratio begins with the first failure.
-func (c *circuit) book(outcome error, e *Error) {
-	if outcome == nil && c.quiet {
-		return
+// book counts an outcome. As long as nothing fails gobreaker need not hear of
+// it: the ratio begins with the first failure.
+func (c *circuit) book(a admission, outcome error, e *Error) {
+	if outcome == nil {
+		c.ramp.succeeded()
 	}
-	c.quiet = false
-	if c.run++; outcome == nil {
-		c.run = 0
+	switch {
+	case outcome != nil:
+		if a.nth > c.ramp.known {
+			c.ramp.failed(time.Now(), c.admitted)
+		}
+		c.run.add(a.nth, c.admitted)
+		if c.recent.add(a.nth, c.admitted) {
+			c.tell(outcome, e)
+		}
+	case c.recent.n > 0 || !c.until.IsZero():
+		c.run = failures{}
+		c.tell(nil, nil)
+		if c.machine.Counts().TotalFailures == 0 {
+			c.recent = failures{}
+		}
 	}
+}
+
+// tell tells gobreaker of an outcome.
+func (c *circuit) tell(outcome error, e *Error) {
 	done, err := c.machine.Allow()
 	if err != nil {
 		return
@@ -393,9 +457,6 @@ func (c *circuit) book(outcome error, e *Error) {
 	c.last = e
 	done(outcome)
 	c.last = nil
-	if outcome == nil && c.machine.Counts().TotalFailures == 0 {
-		c.quiet = true
-	}
 }
 
 // unlock gives the lock back, and then, if the circuit has changed, tells those
@@ -425,14 +486,15 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 			c.ramp.stop(now)
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
-		c.until = now.Add(ev.Wait)
+		c.until, c.named = now.Add(ev.Wait), hint(c.last) > 0
 		c.lasting = "its circuit was opened by hand"
 		if c.last != nil {
 			c.lasting = "the last of its failures: " + c.last.Class.phrase()
 		}
 		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
-		c.until, c.opened, c.run, c.broken, c.quiet = time.Time{}, 0, 0, 0, true
+		c.until, c.named, c.opened = time.Time{}, false, 0
+		c.run, c.broken, c.recent = failures{}, failures{}, failures{}
 		c.ramp.start(now)
 		c.events = append(c.events, Event{Kind: EventClose})
 	default:
@@ -471,70 +533,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// A ramp lets those return who waited for a circuit to close: at a tenth of the
-// rate at which requests came before, twice as fast each half second, and up to a
-// little more than that rate, until all who waited are gone.
-type ramp struct {
-	began time.Time // when the circuit closed; zero if nobody has to be slow
-	next  time.Time // when the next may leave
-	base  float64   // requests per second that came before
-
-	since  time.Time // what is counted, and
-	came   int       // how many came since
-	before float64   // requests per second in the time before
-}
-
-const (
-	rampStart  = 0.1 // of the rate before
-	rampMost   = 1.1 // of it: what is left of the server's room serves those who waited
-	rampDouble = 500 * time.Millisecond
-	rampWindow = 5 * time.Second
-)
-
-// arrived counts a request.
-func (r *ramp) arrived(now time.Time) {
-	if age := now.Sub(r.since); age >= rampWindow {
-		r.before = 0
-		if age < 2*rampWindow {
-			r.before = float64(r.came) / age.Seconds()
-		}
-		r.since, r.came = now, 0
-	}
-	r.came++
-}
-
-// flow is how many requests come per second.
-func (r *ramp) flow(now time.Time) float64 {
-	return max(r.before, float64(r.came)/max(now.Sub(r.since).Seconds(), 1))
-}
-
-// stop remembers the rate when a circuit opens.
-func (r *ramp) stop(now time.Time) { r.base, r.began = max(r.flow(now), 1), time.Time{} }
-
-// start begins the return, now that the circuit has closed.
-func (r *ramp) start(now time.Time) {
-	r.base = max(r.base, r.flow(now))
-	r.began, r.next = now, now
-}
-
-// admit lets a request leave and returns 0, or when it may.
-func (r *ramp) admit(now time.Time) time.Duration {
-	if r.began.IsZero() {
-		return 0
-	}
-	if d := r.next.Sub(now); d > 0 {
-		return d
-	}
-	most := rampMost * max(r.base, r.flow(now))
-	perSecond := max(rampStart*r.base, 1) * math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds())
-	if perSecond >= most && now.Sub(r.next) > time.Second {
-		r.began = time.Time{} // for a while nobody has had to wait
-		return 0
-	}
-	// In the time until the next, the rate grows on.
-	double := rampDouble.Seconds()
-	r.next = r.next.Add(seconds64(max(double*math.Log2(1+math.Ln2/(perSecond*double)), 1/most)))
-	return 0
 }

@@ -51,7 +51,7 @@ func TestTheBreakerDoesAsItsModel(t *testing.T) {
 			var opened time.Duration
 			m := &breakerModel{failures: 1 + random.IntN(4)}
 			b := &Breaker{
-				Failures: m.failures, Ratio: -1,
+				Failures: m.failures, Ratio: -1, MaxWait: -1,
 				Observe: func(_ context.Context, ev Event) {
 					if ev.Kind == EventOpen {
 						opened = ev.Wait

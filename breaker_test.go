@@ -37,7 +37,7 @@ func TestBreakerOpensAfterFailuresInARow(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := script(row.step)
-				b := &Breaker{Base: base, Failures: 3}
+				b := &Breaker{Base: base, Failures: 3, MaxWait: -1}
 				for range 3 {
 					sendAll(t, b, 1)
 				}
@@ -138,7 +138,7 @@ func TestARequestWaitsForTheCircuitAsLongAsItMay(t *testing.T) {
 		deadline time.Duration
 		waits    bool
 	}{
-		{"no deadline", 0, 0, false},
+		{"no deadline", 0, 0, true},
 		{"a deadline after the open period", 0, 2 * time.Second, true},
 		{"a deadline within the open period", 0, 900 * time.Millisecond, false},
 		{"MaxWait after the open period", 2 * time.Second, 0, true},
@@ -274,7 +274,7 @@ func TestALateSuccessOfAProbeStillCloses(t *testing.T) {
 func TestInATransportAnOpenCircuitComesBeforeTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(503), status(200))
-		rt := &Transport{Base: base, Retry: Retry{Attempts: -1}, RateLimit: RateLimit{Limit: 1}, Breaker: Breaker{Failures: 1}}
+		rt := &Transport{Base: base, Retry: Retry{Attempts: -1}, RateLimit: RateLimit{Limit: 1}, Breaker: Breaker{Failures: 1, MaxWait: -1}}
 		sendAll(t, rt, 1)
 		for _, err := range sendAll(t, rt, 5) {
 			require.ErrorIs(t, err, ErrCircuitOpen)
@@ -337,7 +337,7 @@ func TestBreakerOff(t *testing.T) {
 func TestEventsLeaveOutsideTheLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b *Breaker
-		b = &Breaker{Base: script(status(503)), Failures: 1, Observe: func(_ context.Context, ev Event) {
+		b = &Breaker{Base: script(status(503)), Failures: 1, MaxWait: -1, Observe: func(_ context.Context, ev Event) {
 			if ev.Kind == EventOpen {
 				_, err := b.RoundTrip(get(t))
 				assert.ErrorIs(t, err, ErrCircuitOpen)

@@ -11,20 +11,22 @@ import (
 // A Budget bounds what [Retry] adds to the load of a server that is down. A
 // retry is paid for when it is decided on, before its wait, and paid back if it
 // succeeds, or is not sent after all. So what is spent is what is out and what
-// failed. A call that succeeds at once earns a part of a retry. Who cannot pay
-// does not wait: the last answer goes to the caller as it is.
+// failed. A call that succeeds earns more. Who cannot pay does not wait: the last
+// answer goes to the caller as it is.
 //
 // Each key has an account of its own, which starts with Size and never stays
 // below that for good: it gets one more every ten seconds. What successes lift
-// above Size lasts for some seconds, so that who sends more may retry more. A
+// above Size lasts for a moment, so that who sends more may retry more. A
 // client that made n calls a second before a total outage of t seconds retries
-// at most Size + t/10 + 3*Ratio*n times in it: by default the first 20 calls and
-// some, in the first moments, then next to none. While no more than 30 % of the
-// attempts fail, every retry is paid for. If half of them fail, three calls in
-// four succeed, for 1.5 attempts each.
+// at most Size + t/10 + Ratio*n/2 times in it: by default the first 20 calls and
+// some, in the first moments, then next to none. While no more than 70 % of the
+// attempts fail, every retry is paid for.
 //
-// A retry that RateLimit paces, because the server answered 429, is free: the
-// server was asked for no more than it takes.
+// Three kinds of retries are free. Of a request that was sent before another's
+// failure was known, when none had failed for a second: whatever it was that failed
+// them all, it was one event. Of one that the server answered with 429: it says itself that
+// it may come again. And in a [Transport], while the circuit is open: the Breaker
+// lets none pass but its probes.
 //
 // The zero value is ready to use. One Budget may serve several layers.
 //
@@ -33,29 +35,29 @@ import (
 //	files := &sturdy.Transport{Retry: sturdy.Retry{Budget: shared, Attempts: 2}}
 type Budget struct {
 	Size  int                        // retries of one key that may be out or failed if none of late succeeded; zero means 20, negative means any number
-	Ratio float64                    // of a retry, that a call which succeeds at once earns; zero means 0.5, negative means nothing
+	Ratio float64                    // how many retries a call that succeeds earns; zero means 3, negative means none
 	Key   func(*http.Request) string // requests with one key share one account; nil means scheme and host
 
 	accounts keyed[*account]
 }
 
 // The defaults serve three ends, to which the tests hold them: an outage of a
-// minute is met with 1.03 requests for each call, from 50 calls a second on;
-// while 30 % of the attempts fail, no call is lost for want of a retry, be it one
+// minute is met with 1.1 requests for each call at most, from 50 calls a second on;
+// while 70 % of the attempts fail, no call is lost for want of a retry, be it one
 // of 2 a second or of 500; and a program that has just begun has retries too.
 //
 // The last wants a Size, and the first a small one; AWS's SDKs have 35:
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html.
-// The second wants a Ratio above 0.43, since of a burst of calls 0.3 are to be
-// retried for 0.7 that succeed at once, and it wants an account that grows with
-// the traffic, as what is out does. Since it grows with the traffic it has to
-// forget, lest an outage be met with what a day has earned. A higher Ratio would
-// send still more to a server of which every other answer fails.
+// The second wants a Ratio above 1.5: of five attempts at most, 1.24 retries a call
+// fail, and 0.83 calls succeed. It wants an account that grows with the traffic,
+// too, as what is out does. Since it grows with the traffic it has to forget, lest
+// an outage be met with what a day has earned.
 const (
 	budgetSize  = 20
-	budgetRatio = 0.5
-	budgetFade  = 3 * time.Second  // what is above Size shrinks to 1/e of it
+	budgetRatio = 3.
+	budgetFade  = time.Second / 2  // what is above Size shrinks to 1/e of it
 	budgetDrip  = 10 * time.Second // for one retry, up to Size
+	budgetEvent = time.Second      // from one event to the next
 )
 
 func (b *Budget) check() error {
@@ -65,12 +67,9 @@ func (b *Budget) check() error {
 	return nil
 }
 
-// open returns the account that req's retries are paid from, or nil if they
-// need not be paid for. It is closed with close.
+// open returns the account that req's retries are paid from. It is closed with
+// close.
 func (b *Budget) open(req *http.Request) *entry[*account] {
-	if b.Size < 0 {
-		return nil
-	}
 	k := originKey(req)
 	if b.Key != nil {
 		k = key{name: b.Key(req)}
@@ -78,55 +77,87 @@ func (b *Budget) open(req *http.Request) *entry[*account] {
 	return b.accounts.use(k, b.newAccount)
 }
 
-func (b *Budget) close(e *entry[*account]) {
-	if e != nil {
-		b.accounts.release(e)
-	}
-}
+func (b *Budget) close(e *entry[*account]) { b.accounts.release(e) }
 
 func (b *Budget) newAccount() *account {
 	size := float64(cmp.Or(b.Size, budgetSize))
+	if size < 0 {
+		size = math.Inf(1)
+	}
 	return &account{size: size, balance: size, at: time.Now()}
 }
 
-// earn books a call that succeeded at once.
-func (b *Budget) earn(req *http.Request) {
-	if b.Ratio < 0 {
-		return
-	}
-	if e := b.open(req); e != nil {
-		e.state.add(cmp.Or(b.Ratio, budgetRatio))
-		b.close(e)
-	}
-}
+// earn is what a success earns.
+func (b *Budget) earn() float64 { return max(cmp.Or(b.Ratio, budgetRatio), 0) }
 
-// An account is what one key has left, in retries.
+// An account is what one key has left, in retries, and when it was last seen to
+// work.
 type account struct {
 	size float64
 
 	mu      sync.Mutex
 	balance float64
-	at      time.Time // as of when
+	at      time.Time     // as of when
+	worked  time.Time     // when a request last succeeded
+	failed  time.Time     // when the first did not, in the event that is the latest; zero if it is over
+	back    chan struct{} // closed when one succeeds; nil while nobody waits for that
 }
 
-// add books what was earned, or is paid back.
-func (a *account) add(retries float64) {
+// succeeded books a success that earns so much.
+func (a *account) succeeded(retries float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.age()
 	a.balance += retries
+	a.worked = a.at
+	if a.at.Sub(a.failed) >= budgetEvent {
+		a.failed = time.Time{}
+	}
+	if a.back != nil {
+		close(a.back)
+		a.back = nil
+	}
 }
 
-// pay takes one retry, or reports that there is none.
-func (a *account) pay() bool {
+// payBack takes back a retry that was paid for.
+func (a *account) payBack() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.age()
+	a.balance++
+}
+
+// pay takes a retry for the failure of a request that was sent then, and reports
+// whether it was paid for, and if not, whether it is free.
+func (a *account) pay(sent time.Time) (paid, free bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.age()
+	switch {
+	case a.failed.IsZero():
+		a.failed = a.at
+	case sent.Before(a.failed):
+		return false, true
+	}
 	if a.balance < 1 {
-		return false
+		return false, false
 	}
 	a.balance--
-	return true
+	return true, false
+}
+
+// silent returns what is closed at the next success, or nil if there was one
+// since then.
+func (a *account) silent(since time.Time) <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.worked.After(since) {
+		return nil
+	}
+	if a.back == nil {
+		a.back = make(chan struct{})
+	}
+	return a.back
 }
 
 // age does to the balance what time does.

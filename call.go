@@ -16,12 +16,16 @@ import (
 // it travels in, which saves an allocation on every request.
 type call struct {
 	context.Context
-	began   time.Time    // its place among others that wait
-	method  string       // with url: what tells it from
-	url     *url.URL     // a request that only borrows its context
-	latest  time.Time    // no attempt may begin later; zero for any time
-	attempt atomic.Int32 // how many times it was sent, this time included
-	over    atomic.Bool  // its answer is back with the caller
+	began    time.Time     // its place among others that wait
+	method   string        // with url: what tells it from
+	url      *url.URL      // a request that only borrows its context
+	latest   time.Time     // no attempt may begin later; zero for any time
+	backed   time.Time     // from then on a lone caller need not back off from a refusal any longer; zero for never
+	patience time.Duration // how long it waits in all, without a deadline, while nothing moves
+	stalled  time.Duration // how long it has waited in all while nothing moved
+	paced    bool          // the attempt has failed and its circuit is open, which paces the next
+	attempt  atomic.Int32  // how many times it was sent, this time included
+	over     atomic.Bool   // its answer is back with the caller
 }
 
 type callKey struct{}

@@ -75,8 +75,8 @@ func TestARefusalMayBeAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(503))
 		for name, rt := range map[string]http.RoundTripper{
-			"Breaker":   &Breaker{Base: base, Failures: 1, Answer: true},
-			"Transport": &Transport{Base: base, Breaker: Breaker{Failures: 1, Answer: true}, Retry: Retry{Attempts: -1}},
+			"Breaker":   &Breaker{Base: base, Failures: 1, MaxWait: -1, Answer: true},
+			"Transport": &Transport{Base: base, Breaker: Breaker{Failures: 1, MaxWait: -1, Answer: true}, Retry: Retry{Attempts: -1}},
 		} {
 			sendAll(t, rt, 1)
 			sent := len(base.times())
@@ -114,7 +114,7 @@ func TestTheRatioOpensTheCircuitOnceThereIsEnoughToJudgeBy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := 0
-				b := &Breaker{Failures: -1, Ratio: row.ratio, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				b := &Breaker{Failures: -1, Ratio: row.ratio, MaxWait: -1, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
 					n++
 					if n%(row.ok+row.fail) < row.fail {
 						return status(500)(req)

@@ -131,6 +131,7 @@ type Error struct {
 	hasty     bool      // judged before the body had come
 	unsent    bool      // the server can not have seen the request
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
+	alone     bool      // and holds nobody else
 
 	// For Report.
 	req     *http.Request

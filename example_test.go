@@ -140,6 +140,7 @@ func ExampleRateLimit() {
 func ExampleBreaker() {
 	client := &http.Client{Transport: &sturdy.Breaker{
 		Failures: 2,
+		MaxWait:  -1, // refuse, do not wait
 		Base:     sturdytest.Script(sturdytest.Overloaded().Forever()),
 	}}
 	for range 3 {

@@ -2,9 +2,6 @@ package sturdy
 
 import (
 	"container/list"
-	"context"
-	"errors"
-	"fmt"
 	"iter"
 	"math"
 	"net/http"
@@ -14,10 +11,6 @@ import (
 
 	"golang.org/x/time/rate"
 )
-
-// maxHold is how long a request without a deadline waits because of a server's
-// wish. Nobody means to wait for a day.
-const maxHold = 2 * time.Minute
 
 // A gate is the queue of one key. Requests leave it in the order of their first
 // arrival, when all of these hold: the key is not paused, the caller's limit
@@ -39,7 +32,8 @@ type gate struct {
 	limit  rate.Limit // the caller's ceiling; rate.Inf without one
 	burst  int
 	fixed  bool          // nothing is learned
-	bucket *rate.Limiter // nil: they leave as they come
+	own    *rate.Limiter // holds them to limit; nil without one
+	bucket *rate.Limiter // holds them to pace; nil while that holds nobody
 	paused time.Time     // nobody leaves before
 	pace   pace
 	meters []*meter  // of the newest answer that had any
@@ -51,6 +45,8 @@ type gate struct {
 	said   float64   // the rate that was reported last
 	cut    float64   // how many had left at the last news
 	left   toll
+	went   time.Time        // when the last left
+	took   time.Time        // when the server was last known to take any
 	flying int              // sent, and not answered
 	spare  int              // tokens taken for requests that were then cancelled
 	queue  list.List        // of *turn
@@ -67,21 +63,6 @@ type wish struct {
 	patient time.Duration // MaxWait of Breaker
 }
 
-// A turn is a request's place in the queue.
-type turn struct {
-	wish
-	req      *http.Request
-	arrived  time.Time
-	attempts int           // how often it was sent, this time included
-	latest   time.Time     // a turn after this is of no use; zero for any
-	why      error         // what says so: context.DeadlineExceeded for the context
-	until    time.Time     // how long it waits for the circuit; zero for not at all
-	ready    chan struct{} // closed when the turn has come, or is refused
-	place    *list.Element // in the queue, until it is ready
-	pass     pass
-	err      error // why it is refused
-}
-
 // A pass is what a request takes along when it leaves.
 type pass struct {
 	gate     *gate
@@ -91,6 +72,7 @@ type pass struct {
 	model    string
 	charged  float64 // of the caller's tokens
 	flies    bool    // counts as flying
+	doubts   *meter  // that held it, but not for long enough to be true; nil if none did
 	waited   time.Duration
 	circuit  *circuit
 	admitted admission
@@ -99,7 +81,7 @@ type pass struct {
 func newGate(limit rate.Limit, burst int) *gate {
 	g := &gate{limit: limit, burst: burst}
 	if limit != rate.Inf {
-		g.bucket = rate.NewLimiter(limit, burst)
+		g.own = rate.NewLimiter(limit, burst)
 	}
 	return g
 }
@@ -118,8 +100,8 @@ func (g *gate) idle() bool {
 			return false
 		}
 	}
-	g.limitAt(now)
-	return g.pace.rate == 0 && (g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.burst))
+	g.paceAt(now)
+	return g.pace.rate == 0 && (g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
 }
 
 // enter lets req leave, if it may do so at once. Otherwise it returns its turn,
@@ -142,8 +124,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	t := newTurn(req, began, w)
 	t.place = g.insert(t)
-	o := g.outlook(began)
-	if g.refuse(t, began, &o, g.ahead(t.place)) {
+	if g.refuse(t, began, g.outlook(began), g.ahead(t.place)) {
 		g.remove(t.place)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
@@ -151,47 +132,6 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	g.pump(began)
 	g.mu.Unlock()
 	return pass{}, t, nil
-}
-
-// await returns when the turn of a request in the queue has come.
-func (g *gate) await(t *turn) (pass, error) {
-	began := time.Now()
-	select {
-	case <-t.ready:
-	case <-t.req.Context().Done():
-	case <-cancelled(t.req):
-	}
-	if end := gone(t.req); end != nil {
-		g.quit(t)
-		return pass{}, end
-	}
-	t.pass.waited = time.Since(began)
-	return t.pass, t.err
-}
-
-func newTurn(req *http.Request, now time.Time, w wish) *turn {
-	t := &turn{wish: w, req: req, arrived: now, why: errMaxHold, ready: make(chan struct{})}
-	if c := callOf(req); c != nil {
-		t.arrived, t.attempts = c.began, int(c.attempt.Load())
-	}
-	if w.maxWait > 0 {
-		t.latest, t.why = now.Add(w.maxWait+1), errMaxWait // a turn at MaxWait is in time
-	}
-	deadline, bounded := deadlineOf(req)
-	if bounded && (t.latest.IsZero() || deadline.Before(t.latest)) {
-		t.latest, t.why = deadline, context.DeadlineExceeded
-	}
-	switch {
-	case w.patient < 0, w.patient == 0 && !bounded:
-	case w.patient == 0:
-		t.until = deadline
-	default:
-		t.until = now.Add(w.patient + 1)
-		if bounded && deadline.Before(t.until) {
-			t.until = deadline
-		}
-	}
-	return t
 }
 
 // insert puts t in its place: behind all that arrived before it.
@@ -231,7 +171,7 @@ func (g *gate) quit(t *turn) {
 	select {
 	case <-t.ready:
 		if t.err == nil {
-			if g.bucket != nil {
+			if g.own != nil || g.bucket != nil {
 				g.spare = min(g.spare+1, g.burst)
 			}
 			for m := range g.limits() {
@@ -250,24 +190,60 @@ func (g *gate) quit(t *turn) {
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how
 // long to wait before looking again.
 func (g *gate) wait(now time.Time, w *wish) time.Duration {
+	d := g.told(now, w)
+	if g.paused.IsZero() {
+		d = max(d, g.learned(now))
+	}
+	return d
+}
+
+// told is the part of wait that the caller's settings and the server's words
+// make.
+func (g *gate) told(now time.Time, w *wish) time.Duration {
 	if d := g.paused.Sub(now); d > 0 {
 		return d
 	}
 	g.paused = time.Time{}
 	d := time.Duration(0)
+	for m := range g.limits() {
+		d = max(d, m.wait(now, g.cost(m, w), g.went))
+	}
+	if g.own != nil && g.spare == 0 {
+		d = max(d, shortOf(g.own, now))
+	}
+	return d
+}
+
+// learned is the part of wait that is inferred from what the server refused.
+func (g *gate) learned(now time.Time) time.Duration {
+	d := time.Duration(0)
 	if !g.fixed && g.limit == rate.Inf {
 		d = g.pace.cold(g.flying, now)
 	}
-	for m := range g.limits() {
-		d = max(d, m.wait(now, g.cost(m, w)))
-	}
-	limit := g.limitAt(now)
+	g.paceAt(now)
 	if g.bucket != nil && g.spare == 0 {
-		if missing := 1 - g.bucket.TokensAt(now); missing > 0 {
-			d = max(d, ceilSeconds(missing/float64(limit)))
-		}
+		d = max(d, shortOf(g.bucket, now))
 	}
 	return d
+}
+
+// shortOf is how long after now a bucket has a token.
+func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
+	missing := 1 - bucket.TokensAt(now)
+	if missing <= 0 {
+		return 0
+	}
+	return ceilSeconds(missing / float64(bucket.Limit()))
+}
+
+// waitOf is wait for one in the queue. Who is alone and has backed off from a
+// refusal as the server said, or as Retry's settings say, need not wait for a
+// guess: it is held up for the sake of nobody.
+func (g *gate) waitOf(t *turn, now time.Time) time.Duration {
+	if t.backed && g.flying == 0 && g.queue.Len() == 1 {
+		return g.told(now, &t.wish)
+	}
+	return g.wait(now, &t.wish)
 }
 
 // limits are those that are counted in meters: the caller's, and the server's.
@@ -296,18 +272,26 @@ func (g *gate) cost(m *meter, w *wish) float64 {
 func (g *gate) leave(now time.Time, w wish, a admission) pass {
 	g.left.requests++
 	g.left.units += w.units
+	g.went = now
 	p := pass{gate: g, at: now, mark: g.left, units: w.units, model: w.model, flies: true, circuit: w.circuit, admitted: a}
 	for m := range g.limits() {
-		m.spend(now, g.cost(m, &w))
+		cost := g.cost(m, &w)
+		if m.due(now, cost) > 0 {
+			p.doubts = m
+		}
+		m.spend(now, cost)
 	}
 	if g.tokens != nil {
 		p.charged = g.cost(g.tokens, &w)
 	}
-	switch {
-	case g.spare > 0:
+	if g.spare > 0 {
 		g.spare--
-	case g.bucket != nil:
-		g.bucket.AllowN(now, 1)
+	} else {
+		for _, b := range [...]*rate.Limiter{g.own, g.bucket} {
+			if b != nil {
+				b.AllowN(now, 1)
+			}
+		}
 	}
 	g.flying++
 	if !g.fixed {
@@ -326,88 +310,22 @@ func (g *gate) land(p *pass) {
 	}
 }
 
-// limitAt brings the bucket up to date with the pace, and returns its rate.
-func (g *gate) limitAt(now time.Time) rate.Limit {
+// paceAt brings the bucket up to date with the pace.
+func (g *gate) paceAt(now time.Time) {
 	if g.pace.rate == 0 {
-		return g.limit
+		return
 	}
 	limit := rate.Limit(g.pace.at(now))
-	if limit < g.limit {
-		g.bucket.SetLimitAt(now, limit)
-		// At a high rate timers are late by more than a request's time.
-		g.bucket.SetBurstAt(now, max(1, min(int(limit/200), int(g.pace.burst))))
-		return limit
+	if limit >= g.limit {
+		g.bucket = nil // it holds nobody, until the next refusal
 	}
-	// Back at the ceiling.
-	if g.limit == rate.Inf {
-		g.bucket = nil
-		return rate.Inf
+	if g.bucket == nil {
+		return
 	}
-	g.bucket.SetLimitAt(now, g.limit)
-	g.bucket.SetBurstAt(now, g.burst)
-	return g.limit
+	g.bucket.SetLimitAt(now, limit)
+	// At a high rate timers are late by more than a request's time.
+	g.bucket.SetBurstAt(now, max(1, min(int(limit/200), int(g.pace.burst))))
 }
-
-// ahead is how many are in the queue before place. Most are the last.
-func (g *gate) ahead(place *list.Element) int {
-	n := g.queue.Len() - 1
-	for e := place.Next(); e != nil; e = e.Next() {
-		n--
-	}
-	return n
-}
-
-// An outlook is what the turns of all in a queue are estimated by.
-type outlook struct {
-	start  time.Time  // when the pause is over
-	limit  rate.Limit // requests per second then; rate.Inf if that is unknown
-	tokens float64    // in the bucket then
-}
-
-func (g *gate) outlook(now time.Time) outlook {
-	o := outlook{start: later(now, g.paused), limit: rate.Inf}
-	limit := g.limitAt(o.start)
-	if g.bucket != nil && !g.pace.guess() { // else it is only a guess
-		o.limit, o.tokens = limit, g.bucket.TokensAt(o.start)+float64(g.spare)
-	}
-	return o
-}
-
-// turnIn estimates how long a request with so many ahead of it will wait.
-func (g *gate) turnIn(now time.Time, o *outlook, ahead int, w *wish) time.Duration {
-	wait := time.Duration(0)
-	for m := range g.limits() {
-		wait = max(wait, m.turnIn(o.start, ahead, g.cost(m, w)))
-	}
-	if missing := float64(ahead+1) - o.tokens; missing > 0 && o.limit != rate.Inf {
-		wait = max(wait, ceilSeconds(missing/float64(o.limit)))
-	}
-	return o.start.Sub(now) + wait
-}
-
-// refuse reports whether it is of no use to t to wait, and says so in it.
-func (g *gate) refuse(t *turn, now time.Time, o *outlook, ahead int) bool {
-	if e := t.circuit.refusal(now, t.until, t.req); e != nil {
-		t.err = e
-		return true
-	}
-	wait := g.turnIn(now, o, ahead, &t.wish)
-	inTime := now.Add(wait).Before(t.latest)
-	if t.latest.IsZero() {
-		inTime = g.paused.Sub(now) <= maxHold
-	}
-	if inTime {
-		return false
-	}
-	t.err = refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w", wait.Round(time.Millisecond), t.why))
-	return true
-}
-
-// Why a request does not wait longer, if not because of its deadline.
-var (
-	errMaxWait = errors.New("more than MaxWait")
-	errMaxHold = errors.New("more than 2m, and it has no deadline")
-)
 
 // pump lets leave who may, and sets the timer for the next.
 func (g *gate) pump(now time.Time) {
@@ -419,7 +337,7 @@ func (g *gate) pump(now time.Time) {
 			e = e.Next()
 			continue
 		}
-		if d := g.wait(now, &t.wish); d > 0 {
+		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break
 		}
@@ -436,6 +354,7 @@ func (g *gate) pump(now time.Time) {
 			continue
 		}
 		g.remove(e)
+		t.stalled = g.stalledFor(t, now)
 		t.pass = g.leave(now, t.wish, a)
 		close(t.ready)
 		e = g.queue.Front()
@@ -481,7 +400,7 @@ func (g *gate) review(now time.Time) {
 	for e := g.queue.Front(); e != nil; {
 		t, _ := e.Value.(*turn)
 		next := e.Next()
-		if g.refuse(t, now, &o, ahead) {
+		if g.refuse(t, now, o, ahead) {
 			g.remove(e)
 			close(t.ready)
 		} else {

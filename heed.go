@@ -35,6 +35,10 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	defer g.mu.Unlock()
 	flying := g.flying
 	g.land(p)
+	g.took = now
+	if p.doubts != nil && ok {
+		p.doubts.disprove()
+	}
 	if !g.fixed {
 		g.pace.taken(flying)
 		if p.mark.requests > g.cut {
@@ -51,16 +55,16 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 }
 
 // refused holds everybody for d, because the server refused a request, and
-// returns until when, zero if nobody is held, and whether that is news. Those
-// whose turn would now come too late are refused. With learn, the others will
-// leave paced.
-func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, news bool) {
+// returns until when at least, zero if nobody is held, whether nobody else is
+// there, and whether the refusal is news. Those whose turn would now come too late
+// are refused. With learn, the others will leave paced.
+func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, alone, news bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.land(p)
 	g.hear(p, false, now, buckets)
-	resume := now
+	resume, alone := now, g.flying == 0 && g.queue.Len() == 0
 	if until := now.Add(d); d > 0 && until.After(g.paused) {
 		g.paused = until
 	}
@@ -76,7 +80,7 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 	if learn && !g.fixed && !g.blind(p) {
 		r := rejection{
 			n: p.mark.requests, sent: p.at, now: now, resume: resume,
-			told: g.meterRate(), alone: g.flying == 0 && g.queue.Len() == 0,
+			told: g.meterRate(), alone: alone,
 		}
 		if news {
 			for _, m := range g.meters {
@@ -93,9 +97,13 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 	g.drain(now, resume)
 	g.review(now)
 	if !resume.After(now) && g.pace.rate == 0 {
-		return time.Time{}, news
+		return time.Time{}, alone, news
 	}
-	return resume, news
+	g.paceAt(resume)
+	if g.bucket != nil {
+		resume = resume.Add(shortOf(g.bucket, resume))
+	}
+	return resume, alone, news
 }
 
 // blind reports whether a request left before the server's headers had told of
@@ -228,19 +236,22 @@ func (g *gate) meterRate() float64 {
 	return least
 }
 
-// drain makes the bucket new, empty but for one token after a pause: nothing
+// drain makes the buckets new, empty but for one token after a pause: nothing
 // accrues while the key is paused, and there is no burst after it.
 func (g *gate) drain(now, resume time.Time) {
-	limit, burst := g.limit, g.burst
-	if g.pace.rate != 0 {
-		limit, burst = min(limit, rate.Limit(g.pace.current())), 1
-	}
-	if limit == rate.Inf {
-		g.bucket = nil
-		return
-	}
-	g.bucket = rate.NewLimiter(limit, burst)
-	// One may leave at resume, unless that is too soon after the last.
-	g.bucket.AllowN(later(now, resume.Add(-ceilSeconds(1/float64(limit)))), burst)
 	g.spare = 0
+	if g.own != nil {
+		g.own = drained(g.limit, g.burst, now, resume)
+	}
+	g.bucket = nil
+	if g.pace.rate > 0 {
+		g.bucket = drained(rate.Limit(g.pace.current()), 1, now, resume)
+	}
+}
+
+func drained(limit rate.Limit, burst int, now, resume time.Time) *rate.Limiter {
+	b := rate.NewLimiter(limit, burst)
+	// One may leave at resume, unless that is too soon after the last.
+	b.AllowN(later(now, resume.Add(-ceilSeconds(1/float64(limit)))), burst)
+	return b
 }

@@ -44,6 +44,16 @@ func retryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
 	return d, d > 0
 }
 
+// saysNoWait reports whether the server named a wait of no time.
+func saysNoWait(h http.Header) bool {
+	for _, key := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms", "Retry-After"} {
+		if f, rest, ok := scanNumber(textproto.TrimString(h.Get(key))); ok && rest == "" && f == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // parseWait reads how many units to wait: more than none.
 func parseWait(s string, unit time.Duration) (time.Duration, bool) {
 	f, rest, ok := scanNumber(s)

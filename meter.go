@@ -27,6 +27,8 @@ type meter struct {
 	mark   toll      // what had left when the newest answer's request did
 	anchor sighting  // what the kind is told by
 	fine   bool      // resets are not in whole seconds
+	proof  proof     // that it is as it is told
+	seen   float64   // units left, in the newest answer
 
 	each       float64  // units that the server charges for one of Cost's; 0 if unknown
 	perRequest float64  // and for a request
@@ -35,6 +37,16 @@ type meter struct {
 
 // A toll counts what has left a gate since it is there.
 type toll struct{ requests, units float64 }
+
+// A proof is what speaks for a limit that headers tell of.
+type proof uint8
+
+const (
+	unproven  proof = iota
+	disproved       // a request was taken for which there was no room
+	counted         // what is left has fallen as requests were sent
+	proved          // a request was refused when nothing was left, or it is the caller's own
+)
 
 // A sighting is what an answer said of a limit.
 type sighting struct {
@@ -48,7 +60,8 @@ const (
 	// shows: with a window that short, the difference is small.
 	shortReset = 5 * time.Second
 	// Once a window has ended by the clock alone, one request at a time may see
-	// whether it has, each so long after the last.
+	// whether it has, each so long after the last. The same is true of a limit
+	// that is not proved.
 	lookAgain = time.Second
 	// meterShy keeps a meter from being ahead of the server's by a rounding.
 	meterShy = 0.999
@@ -58,8 +71,29 @@ const (
 	meterWeight = 0.1
 )
 
-// wait is how long after now there will be n units.
-func (m *meter) wait(now time.Time, n float64) time.Duration {
+// wait is how long after now a request of n units may leave, if the last left at
+// went.
+func (m *meter) wait(now time.Time, n float64, went time.Time) time.Duration {
+	d := m.due(now, n)
+	switch {
+	case d == 0 || m.believed(d):
+		return d
+	case m.proof == disproved:
+		return 0
+	}
+	return min(d, max(went.Add(lookAgain).Sub(now), 0)) // one may see whether it is true
+}
+
+// believed reports whether there is proof enough to wait for so long.
+func (m *meter) believed(d time.Duration) bool {
+	return m.proof == proved || m.proof == counted && d <= maxHold
+}
+
+// disprove notes that a request was taken for which there was no room.
+func (m *meter) disprove() { m.proof = disproved }
+
+// due is how long after now there will be n units, as far as headers tell.
+func (m *meter) due(now time.Time, n float64) time.Duration {
 	n = min(n, m.limit)            // too much for the bucket: when it is full
 	if !m.window && m.unit != "" { // of the server
 		// Requests may overtake each other on their way to the server.
@@ -164,6 +198,15 @@ func (m *meter) hear(b Bucket, ok bool, sent, now time.Time, mark, left toll, pa
 		m.born, m.trust = now, 1
 	}
 	fresh := m.at.IsZero() || mark.requests > m.mark.requests
+	switch {
+	case !ok && b.Remaining == 0:
+		m.proof = proved
+	case fresh && !m.at.IsZero() && m.proof != proved && float64(b.Remaining) < m.seen:
+		m.proof = counted
+	}
+	if fresh {
+		m.seen = float64(b.Remaining)
+	}
 	if b.Limit >= 0 {
 		m.limit = max(float64(b.Limit), 1)
 	}

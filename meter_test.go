@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // hearAll has m hear n answers, d apart, to requests of one unit that left just
@@ -65,13 +67,13 @@ func TestAMeterTrustsAgain(t *testing.T) {
 
 func TestAWindowThatIsOverLetsOneLookWhateverItCosts(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	m := &meter{unit: "tokens", each: 205, limit: 60_000, at: now, window: true, ends: now.Add(time.Minute)}
-	assert.Equal(t, time.Minute, m.wait(now, 205))
+	m := &meter{unit: "tokens", each: 205, limit: 60_000, at: now, window: true, ends: now.Add(time.Minute), proof: proved}
+	assert.Equal(t, time.Minute, m.wait(now, 205, now))
 	for i := range 3 {
 		at := now.Add(time.Minute + time.Duration(i)*lookAgain)
-		assert.Zero(t, m.wait(at, 205))
+		assert.Zero(t, m.wait(at, 205, at))
 		m.spend(at, 205)
-		assert.Equal(t, lookAgain, m.wait(at, 205), "one at a time")
+		assert.Equal(t, lookAgain, m.wait(at, 205, at), "one at a time")
 	}
 }
 
@@ -86,6 +88,13 @@ func TestALimitThatIsToldOfTwiceIsChargedOnce(t *testing.T) {
 	})
 }
 
+// prove has what headers told so far proved.
+func (l *RateLimit) prove(t *testing.T) {
+	for _, m := range l.gates.use(originKey(get(t)), l.newGate).state.known {
+		m.proof = proved
+	}
+}
+
 func TestHeadersThatStopAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -96,7 +105,9 @@ func TestHeadersThatStopAreForgotten(t *testing.T) {
 			return status(200)(req)
 		})}
 		began := time.Now()
-		sendAll(t, l, 100)
+		sendAll(t, l, 1)
+		l.prove(t)
+		sendAll(t, l, 99)
 		assert.InDelta(t, 100, time.Since(began).Seconds(), 30)
 		assert.Equal(t, "headers", l.Limits()[0].Source)
 		began = time.Now()
@@ -116,41 +127,74 @@ func TestHeadersOfSomeAnswersCount(t *testing.T) {
 			return status(200)(req)
 		})}
 		began := time.Now()
-		sendAll(t, l, 300)
+		sendAll(t, l, 1)
+		l.prove(t)
+		sendAll(t, l, 299)
 		assert.InDelta(t, 300, time.Since(began).Seconds(), 30)
 	})
 }
 
-func TestNoHeaderHoldsAnybodyForever(t *testing.T) {
+func TestHeadersThatTheAnswersDoNotBearOutHoldNobody(t *testing.T) {
+	for name, header := range map[string][]string{
+		"a bucket that is empty for an hour": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "3600"},
+		"a window without a limit":           {"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "100"},
+		"a policy of a day":                  {"Ratelimit-Policy", `"p";q=10;w=86400`, "Ratelimit", `"p";r=0;t=86400`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(status(200, header...))
+				client := &Transport{Base: base}
+				for range 100 {
+					resp, err := client.RoundTrip(get(t).WithContext(deadlineIn(t, 5*time.Second)))
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				assert.LessOrEqual(t, time.Since(base.began), 2*lookAgain, "one looks, and then they are not believed")
+			})
+		})
+	}
+}
+
+func TestHeadersThatProveTrueRefuseWhoCannotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		base := script(func(req *http.Request) (*http.Response, error) {
+			n++
+			code := 200
+			if n > 10 {
+				code = 429
+			}
+			return status(code, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", fmt.Sprint(max(10-n, 0)), "X-Ratelimit-Reset", "3600")(req)
+		})
+		l := &RateLimit{Base: base}
+		for range 10 {
+			require.NoError(t, sendAll(t, l, 1)[0])
+		}
+		require.ErrorIs(t, sendAll(t, l, 1)[0], ErrRateLimit, "one looks whether it is true")
+		assert.LessOrEqual(t, time.Since(base.began), 2*lookAgain)
+		require.ErrorIs(t, sendAll(t, l, 1)[0], ErrWaitTooLong, "it is, and nobody waits for an hour")
+		assert.Len(t, base.times(), 11)
+	})
+}
+
+func TestNoHeaderHoldsAnybodyForLongerThanAnHour(t *testing.T) {
 	for name, header := range map[string][]string{
 		"a bucket of a year": {"X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "31536000"},
 		"a policy of a year": {"Ratelimit-Policy", `"p";q=10;w=31536000`, "Ratelimit", `"p";r=0`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := &RateLimit{Base: script(status(200, header...))}
-				began := time.Now()
-				sendAll(t, l, 100)
-				assert.Less(t, time.Since(began), 101*maxPause)
+				base := script(status(200, header...), status(429, header...))
+				l := &RateLimit{Base: base, Observe: func(context.Context, Event) {}}
+				for range 10 {
+					_, err := l.RoundTrip(get(t).WithContext(deadlineIn(t, 1000*time.Hour)))
+					require.NoError(t, err)
+				}
+				assert.Greater(t, time.Since(base.began), 7*maxPause)
+				assert.Less(t, time.Since(base.began), 11*maxPause)
 			})
 		})
 	}
-}
-
-func TestNoWindowHoldsAnybodyForever(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var n atomic.Int64
-		l := &RateLimit{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
-			left := fmt.Sprint(max(10-n.Add(1), 0))
-			return status(200, "X-Ratelimit-Limit", "10", "X-Ratelimit-Remaining", left, "X-Ratelimit-Reset", "31536000")(req)
-		})}
-		began := time.Now()
-		for range 20 {
-			sendAll(t, l, 1)
-		}
-		assert.Greater(t, time.Since(began), 9*maxPause)
-		assert.Less(t, time.Since(began), 12*maxPause)
-	})
 }
 
 func TestNewNamesOfLimitsAreHeard(t *testing.T) {

@@ -114,6 +114,11 @@ func (p *passage) learn(resp *http.Response, e *Error) {
 		p.gate.landed(&p.pass)
 	}
 	p.settle(outcome(e), e)
+	if e != nil && p.pass.circuit.isOpen() {
+		if c := callOf(p.req); c != nil {
+			c.paced = true
+		}
+	}
 	if e == nil && resp.Body != http.NoBody {
 		p.follow(resp)
 	}

@@ -105,7 +105,7 @@ func (l *RateLimit) newGate() *gate {
 	g.fixed = l.Fixed
 	if l.Tokens > 0 && l.Tokens != rate.Inf {
 		// Limits of tokens are by the minute.
-		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1}
+		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1, proof: proved}
 		g.tokens.level, g.tokens.at = g.tokens.limit, time.Now()
 		g.prices = &prices{estimated: l.Cost != nil}
 	}
@@ -161,8 +161,11 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		return
 	}
 	pause := min(e.RetryAfter, maxPause)
-	until, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
-	e.notBefore = until
+	if e.Class == ErrOverloaded {
+		pause = min(pause, maxOpenHint) // then somebody looks
+	}
+	until, alone, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
+	e.notBefore, e.alone = until, alone
 	if news && pause > 0 {
 		p.tell(true, Event{Kind: EventPause, Wait: pause, Err: e})
 	}

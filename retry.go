@@ -109,13 +109,13 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 	if callOf(req) != nil || retriedAbove(req) {
 		return send(next, req)
 	}
-	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL}
+	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL, patience: max(maxHold, r.MaxRetryAfter)}
 	if r.MaxElapsed > 0 {
 		c.latest = c.began.Add(r.MaxElapsed)
 	}
 	defer c.over.Store(true)
 
-	s := series{Retry: r, owner: owner, below: next, watch: watchers{r.Observe, watch}, attempt: r.first(req, c)}
+	s := series{Retry: r, call: c, owner: owner, below: next, watch: watchers{r.Observe, watch}, attempt: r.first(req, c), sent: c.began}
 	defer s.release()
 	for n := 1; ; n++ {
 		c.attempt.Add(1)
@@ -125,11 +125,12 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 			return s.handBack()
 		}
 		drained := s.giveUp(wait)
-		if err := sleep(req, wait); err != nil {
+		if err := s.rest(req, wait); err != nil {
 			return nil, err
 		}
 		<-drained
 		s.attempt, s.following = s.following, nil
+		s.sent, c.paced = time.Now(), false
 	}
 }
 
@@ -203,15 +204,19 @@ func (r *Retry) budget() *Budget {
 // A series is the attempts of one call, and what is held between them.
 type series struct {
 	*Retry
+	call  *call
 	owner bool // nobody above is to send again
 	below http.RoundTripper
 	watch watchers
 
 	attempt   *http.Request    // the one that is sent
+	sent      time.Time        // when it was
 	following *http.Request    // the one after it, while nobody has it
 	in, last  result           // in hand, and given up before
 	history   []Attempt        // those before the one in hand
-	paid      *entry[*account] // where the attempt was paid for, until it is known what came of it
+	account   *entry[*account] // of the Budget; nil until it is needed
+	paid      bool             // the attempt was paid for, and it is not known yet what came of it
+	back      <-chan struct{}  // closed when the server works again; nil if the wait is not for that
 }
 
 // A result is what became of one attempt: a response or an error, and the
@@ -230,7 +235,20 @@ func (s *series) release() {
 	if s.following != nil {
 		closeBody(s.following)
 	}
-	s.settle(true)
+	if s.paid {
+		s.account.state.payBack()
+	}
+	if s.account != nil {
+		s.budget().close(s.account)
+	}
+}
+
+// open returns the account that the call's retries are paid from.
+func (s *series) open() *account {
+	if s.account == nil {
+		s.account = s.budget().open(s.attempt)
+	}
+	return s.account.state
 }
 
 // send makes the nth attempt.
@@ -238,17 +256,25 @@ func (s *series) send(n int) {
 	s.in.resp, s.in.err = send(s.below, s.attempt)
 	s.in.e = judge(s.attempt, s.in.resp, s.in.err)
 	e := s.in.e
+	if s.paid && paidBack(e) {
+		s.open().payBack()
+	}
+	s.paid = false
 	switch {
-	case s.paid != nil:
-		// An answer for good shows that the server works. The end of the
-		// caller's patience shows nothing.
-		s.settle(e == nil || e.Class.kindOf(ErrNotSent) || e.Class != 0 && !e.Retryable())
-	case e == nil && n == 1:
-		s.budget().earn(s.attempt)
+	case e == nil:
+		s.open().succeeded(s.budget().earn())
+	case outcome(e) == nil:
+		s.open().succeeded(0)
 	}
 	if e != nil {
 		s.in.own(n, s.history)
 	}
+}
+
+// paidBack reports whether a retry that came to this is paid back. An answer for
+// good shows that the server works. The end of the caller's patience shows nothing.
+func paidBack(e *Error) bool {
+	return e == nil || e.Class.kindOf(ErrNotSent) || e.Class != 0 && (!e.Retryable() || outcome(e) != errFailed) //nolint:errorlint // the value itself
 }
 
 // another decides whether another attempt follows, and how long after. It
@@ -270,6 +296,9 @@ func (s *series) another() (wait time.Duration, again bool) {
 		s.in.hold(s.attempt)
 		wait, again = s.reconsider(s.attempt, &s.in, wait)
 	}
+	if again {
+		wait = s.sitOut(wait)
+	}
 	switch {
 	case again && !s.pay():
 		s.watch.see(s.attempt, Event{Kind: EventBudget, Err: s.in.e})
@@ -285,35 +314,79 @@ func (s *series) another() (wait time.Duration, again bool) {
 	return wait, err == nil // the answer says more than that its request cannot be repeated
 }
 
-// pay pays for a retry, unless RateLimit paces it, and reports whether that was
-// possible.
-func (s *series) pay() bool {
-	if s.in.e.Class == ErrRateLimit && !s.in.e.notBefore.IsZero() {
-		return true
+// sitOut returns how long to wait before the next attempt: for wait, or longer
+// where the server seems to be down, because nothing has succeeded since the call
+// began. Then the attempts that are left are spread over the time that the call
+// has, further and further apart.
+func (s *series) sitOut(wait time.Duration) time.Duration {
+	s.back = nil
+	e := s.in.e
+	if outcome(e) != errFailed || e.RetryAfter > 0 || !e.notBefore.IsZero() || s.MinDelay < 0 { //nolint:errorlint // the value itself
+		return wait
 	}
-	b := s.budget()
-	e := b.open(s.attempt)
-	if e == nil {
-		return true
+	longer := s.spread(e.Attempts)
+	if s.MaxDelay > 0 {
+		longer = min(longer, s.MaxDelay)
 	}
-	if !e.state.pay() {
-		b.close(e)
-		return false
+	if longer > wait {
+		if s.back = s.open().silent(s.call.began); s.back != nil {
+			return longer
+		}
 	}
-	s.paid = e
-	return true
+	return wait
 }
 
-// settle books what came of an attempt that was paid for.
-func (s *series) settle(back bool) {
-	if s.paid == nil {
-		return
+// spread is how long to wait after the nth attempt if the server seems to be down:
+// a part of the time that the call has left. The first attempts follow fast, as most
+// failures are soon over, and the last comes late. With the defaults that is, some
+// 0.3, 3, 9 and 26 seconds after the first, and if the deadline is sooner, nearer
+// to each other.
+func (s *series) spread(n int) time.Duration {
+	parts := [...]float64{0, 0.1, 0.25, 0.85}
+	left := s.attempts() - n // the last has the last part, also where there are few
+	part := min(parts[min(n, len(parts))-1], parts[min(max(len(parts)-left, 0), len(parts)-1)])
+	most := maxOpenWait
+	if left == 1 {
+		most *= 2
 	}
-	if back {
-		s.paid.state.add(1)
+	lasts := maxOpenWait - time.Since(s.call.began)
+	if deadline, ok := deadlineOf(s.attempt); ok {
+		lasts = time.Until(deadline)
 	}
-	s.budget().close(s.paid)
-	s.paid = nil
+	longest := time.Duration(part * float64(min(lasts, most)))
+	return longest - jitter(longest/10)
+}
+
+// rest waits for wait, or until the server works again and a backoff after that.
+func (s *series) rest(req *http.Request, wait time.Duration) error {
+	began := time.Now()
+	if s.last.e.RetryAfter > 0 {
+		defer func() { s.call.stalled += time.Since(began) }()
+	}
+	if s.back == nil {
+		return sleep(req, wait)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-req.Context().Done():
+	case <-cancelled(req):
+	case <-s.back:
+		// Others wait for it, too.
+		return sleep(req, min(wait-time.Since(began), jitter(s.ceiling(s.last.e.Attempts))))
+	}
+	return gone(req)
+}
+
+// pay pays for a retry, unless it is free, and reports whether it may be made.
+func (s *series) pay() (ok bool) {
+	if s.in.e.Class == ErrRateLimit || s.call.paced {
+		return true
+	}
+	paid, free := s.open().pay(s.sent)
+	s.paid = paid
+	return paid || free
 }
 
 // giveUp lets go of what is in hand, for another attempt after wait. The
@@ -344,18 +417,22 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 	if e.Attempts >= r.attempts() || !replayable(req) || !r.wanted(req, e) {
 		return 0, false
 	}
-	ceiling := r.ceiling(e.Attempts)
-	wait = jitter(ceiling)
-	if e.RetryAfter > 0 {
-		if e.RetryAfter > cmp.Or(r.MaxRetryAfter, 2*time.Minute) {
-			return 0, false
-		}
+	switch named := e.RetryAfter > 0; {
+	case named && e.RetryAfter > cmp.Or(r.MaxRetryAfter, 2*time.Minute):
+		return 0, false
+	case named:
 		// Never less than the server asks for, and a little more, lest all who
 		// were told the same come back together.
-		wait = saturated(e.RetryAfter, jitter(min(ceiling, e.RetryAfter/10)))
+		wait = saturated(e.RetryAfter, jitter(min(r.ceiling(e.Attempts), e.RetryAfter/10)))
+	default:
+		wait = r.backoff(req, e)
 	}
-	ready := wait
-	if !e.notBefore.IsZero() {
+	ready, c := wait, callOf(req)
+	switch {
+	case e.notBefore.IsZero():
+	case r.backsOff(e) && c != nil:
+		c.backed = time.Now().Add(wait)
+	default:
 		// RateLimit holds the request, in its place among the others. Until the
 		// body has come it may yet be one that nobody should wait for.
 		ready = time.Until(e.notBefore)
@@ -363,10 +440,25 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 			wait = 0
 		}
 	}
-	if deadline, ok := deadlineOf(req); ok && time.Until(deadline) <= ready {
-		return 0, false
+	return wait, inTime(req, ready, e.RetryAfter > 0 || wait < ready)
+}
+
+// backsOff reports whether a refused request backs off by itself, though RateLimit
+// holds all that have its key: it is alone, and the server or the settings say for
+// how long.
+func (r *Retry) backsOff(e *Error) bool {
+	return e.alone && (e.RetryAfter > 0 || r.MinDelay != 0 || r.MaxDelay != 0 || saysNoWait(e.header))
+}
+
+// inTime reports whether the caller still waits for an attempt that begins after
+// wait. Without a deadline, what was asked of them is too much after two minutes in
+// all, or MaxRetryAfter if that is longer.
+func inTime(req *http.Request, wait time.Duration, asked bool) bool {
+	if deadline, ok := deadlineOf(req); ok {
+		return wait < time.Until(deadline)
 	}
-	return wait, true
+	c := callOf(req)
+	return c == nil || !asked || c.stalled+wait <= c.patience
 }
 
 func (r *Retry) attempts() int { return max(cmp.Or(r.Attempts, 5), 1) }
@@ -434,6 +526,27 @@ func idempotent(req *http.Request) bool {
 	_, xkey := req.Header["X-Idempotency-Key"]
 	return key || xkey
 }
+
+// backoff is how long to wait before the next attempt, if the server names no
+// time.
+func (r *Retry) backoff(req *http.Request, e *Error) time.Duration {
+	wait := jitter(r.ceiling(e.Attempts))
+	if e.Class == ErrRateLimit && r.MinDelay == 0 && r.MaxDelay == 0 && !saysNoWait(e.header) {
+		// A limit is not over in a moment. No less than a plain loop waits.
+		wait = min(time.Second<<min(e.Attempts-1, 10), 20*time.Second)
+		wait += jitter(wait)
+	}
+	if deadline, ok := deadlineOf(req); ok {
+		if left := time.Until(deadline); wait >= left && left >= fewest {
+			wait = left/2 + jitter(left/3)
+		}
+	}
+	return wait
+}
+
+// fewest is the least time before the deadline for which one more attempt is worth
+// its while.
+const fewest = 100 * time.Millisecond
 
 // ceiling is the most that is waited after the nth attempt, if the server names
 // no time.

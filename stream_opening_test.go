@@ -90,7 +90,7 @@ func TestAStreamThatFailsForGoodIsHandedBackAsItCame(t *testing.T) {
 
 func TestAnErrorBeforeContentCountsForTheOtherLayersToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rt := &Breaker{Failures: 1, Base: &Stream{Base: script(sse(overloaded))}}
+		rt := &Breaker{Failures: 1, MaxWait: -1, Base: &Stream{Base: script(sse(overloaded))}}
 		resp, err := rt.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())

@@ -1,0 +1,102 @@
+package sturdy
+
+import (
+	"math"
+	"time"
+)
+
+// A ramp lets those return who waited for a circuit to close: at a tenth of the
+// rate at which requests come, and twice as fast each half second, until all who
+// waited are gone. Faster than they come they leave only as long as nothing fails,
+// and at most twice as fast as the server has taken them in the half second before.
+type ramp struct {
+	began time.Time // when the rate was base; zero if nobody has to be slow
+	next  time.Time // when the next may leave
+	base  float64   // requests per second
+	known int       // requests that had been sent when the rate was last cut
+
+	came  flow // requests that come
+	taken flow // successes, while the ramp lasts
+}
+
+const (
+	rampStart  = 0.1 // of the rate at which requests come
+	rampSafe   = 1.1 // of it: what is left of the server's room serves those who waited
+	rampTaken  = 2.  // times what was taken
+	rampDouble = 500 * time.Millisecond
+	rampWindow = 5 * time.Second // in which those who come are counted
+	rampMany   = 1e5             // requests per second: as good as all at once
+)
+
+// stop remembers the rate when a circuit opens.
+func (r *ramp) stop(now time.Time) { r.base, r.began = r.came.rate(now), time.Time{} }
+
+// start begins the return, now that the circuit has closed.
+func (r *ramp) start(now time.Time) {
+	r.base = max(rampStart*max(r.base, r.came.rate(now)), 1)
+	r.began, r.next, r.taken = now, now, flow{}
+}
+
+// failed notes that one of so many requests has failed.
+func (r *ramp) failed(now time.Time, sent int) {
+	if r.began.IsZero() {
+		return
+	}
+	if most := rampSafe * r.came.rate(now); r.rate(now) > most {
+		r.base, r.began, r.known = max(r.rate(now)/2, most), now, sent
+	}
+}
+
+// succeeded notes that one has not.
+func (r *ramp) succeeded() {
+	if !r.began.IsZero() {
+		r.taken.add(time.Now(), rampDouble)
+	}
+}
+
+// rate is how many may leave per second.
+func (r *ramp) rate(now time.Time) float64 {
+	most := max(rampSafe*r.came.rate(now), rampTaken*r.taken.before)
+	return min(r.base*math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds()), max(most, r.base))
+}
+
+// admit lets a request leave and returns 0, or when it may.
+func (r *ramp) admit(now time.Time) time.Duration {
+	if r.began.IsZero() {
+		return 0
+	}
+	if d := r.next.Sub(now); d > 0 {
+		return d
+	}
+	perSecond := r.rate(now)
+	if perSecond >= rampMany || perSecond >= r.came.rate(now) && now.Sub(r.next) > time.Second {
+		r.began = time.Time{} // nobody has had to wait for a while
+		return 0
+	}
+	// In the time until the next, the rate grows on.
+	double := rampDouble.Seconds()
+	r.next = r.next.Add(seconds64(double * math.Log2(1+math.Ln2/(perSecond*double))))
+	return 0
+}
+
+// A flow counts what happens per second.
+type flow struct {
+	since  time.Time // what is counted, and
+	n      int       // how much since
+	before float64   // per second, in the window before
+}
+
+func (f *flow) add(now time.Time, window time.Duration) {
+	if age := now.Sub(f.since); age >= window {
+		f.before = 0
+		if age < 2*window {
+			f.before = float64(f.n) / age.Seconds()
+		}
+		f.since, f.n = now, 0
+	}
+	f.n++
+}
+
+func (f *flow) rate(now time.Time) float64 {
+	return max(f.before, float64(f.n)/max(now.Sub(f.since).Seconds(), 1))
+}
