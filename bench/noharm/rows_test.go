@@ -126,7 +126,7 @@ func momentRows() (all []scenario) {
 	return append(all, scenario{
 		name:    "five moments of 60ms, a second apart, callers: 50",
 		faults:  several(60*ms, second, 5),
-		callers: 50, every: 250 * ms, lasts: 9 * second,
+		callers: 50, every: 250 * ms, lasts: 7 * second,
 	}, scenario{
 		name:    "a connection dies each 3s, callers: 20, deadline 10s",
 		faults:  several(0, 3*second, 3),
@@ -152,17 +152,17 @@ func randomRows() (all []scenario) {
 		})
 	}
 	return append(all, scenario{
-		name:    "reset for 50 % of attempts, 1000 calls by 20 callers",
+		name:    "reset for 50 % of attempts, 500 calls by 20 callers",
 		faults:  []fault{flaky(reset, 0.5, 30)},
-		callers: 20, calls: 50, chance: true,
+		callers: 20, calls: 25, chance: true,
 	}, scenario{
 		name:    "an error unknown to net for 10 % of attempts, 400 calls by 20 callers",
 		faults:  []fault{flaky(foreign, 0.1, 31)},
 		callers: 20, calls: 20, chance: true,
 	}, scenario{
-		name:    "an error unknown to net for 50 % of attempts, 1000 calls by 20 callers",
+		name:    "an error unknown to net for 50 % of attempts, 500 calls by 20 callers",
 		faults:  []fault{flaky(foreign, 0.5, 32)},
-		callers: 20, calls: 50, chance: true,
+		callers: 20, calls: 25, chance: true,
 	}, scenario{
 		name:    "reset for 50 % of attempts, 200 calls by 1 caller, POST",
 		faults:  []fault{flaky(reset, 0.5, 33)},
