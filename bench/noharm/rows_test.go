@@ -24,8 +24,8 @@ func rows() []scenario {
 func away(k kind, lasts time.Duration, callers int, deadline time.Duration, m method) scenario {
 	s := scenario{
 		name:    fmt.Sprintf("%s for %v, callers: %d", k, lasts, callers),
-		faults:  []fault{outage(k, 2*second, 2*second+lasts)},
-		callers: callers, every: 250 * ms, lasts: 2*second + lasts + max(3*second, lasts/3),
+		faults:  []fault{outage(k, second, second+lasts)},
+		callers: callers, every: 250 * ms, lasts: second + lasts + max(2*second, lasts/3),
 		deadline: deadline, method: m,
 	}
 	switch m {
@@ -49,7 +49,7 @@ func outageRows() []scenario {
 		away(refused, 9*second, 12, 0, get), away(reset, 9*second, 12, 30*second, keyed),
 		away(down, 9*second, 40, 0, get), away(refused, 9*second, 40, 30*second, get),
 	}
-	all[0].lasts, all[2].lasts, all[4].lasts = 20*second, 20*second, 40*second
+	all[4].lasts = 40 * second
 	for i := range all {
 		all[i].whole = true
 	}
@@ -105,15 +105,15 @@ func momentRows() (all []scenario) {
 		all = append(all, scenario{
 			name:    fmt.Sprintf("all in flight in a moment of 60ms fail, callers: %d", callers),
 			faults:  []fault{moment(second, second+60*ms)},
-			callers: callers, lasts: 2500 * ms, whole: true,
+			callers: callers, lasts: 2 * second, whole: true,
 		})
 	}
-	all[1].lasts = 5 * second
+	all[1].lasts = 4 * second
 	for _, callers := range []int{15, 50} {
 		all = append(all, scenario{
 			name:    fmt.Sprintf("a connection dies, in flight: %d", callers),
 			faults:  []fault{moment(second, second)},
-			callers: callers, lasts: 2500 * ms, whole: true, method: keyed,
+			callers: callers, lasts: 2 * second, whole: true, method: keyed,
 		})
 	}
 	several := func(width, apart time.Duration, n int) (all []fault) {
@@ -137,8 +137,8 @@ func momentRows() (all []scenario) {
 func randomRows() (all []scenario) {
 	for i, share := range []float64{0.1, 0.3, 0.5, 0.7} {
 		of := fmt.Sprintf("%.0f %% of attempts", 100*share)
-		calls := 25
-		if share >= 0.5 {
+		calls := 50
+		if share == 0.5 {
 			calls = 100
 		}
 		all = append(all, scenario{
@@ -199,7 +199,7 @@ func limitRows() (all []scenario) {
 
 	add("100/s, bare 429s", hundred, unsaid, nil, 500, 1).alone = true
 	add("100/s, bare 429s, POST without a key", hundred, unsaid, nil, 250, 1).method = keyless
-	add("100/s, Retry-After", hundred, seconds, nil, 500, 1)
+	add("100/s, Retry-After", hundred, seconds, nil, 250, 1)
 	add("100/s, Retry-After-Ms", hundred, millis, nil, 250, 1)
 	add("100/s, Retry-After 0", hundred, unsaid, atOnce, 250, 1)
 	add("10/s, bare 429s", ten, unsaid, nil, 64, 1)
@@ -222,7 +222,7 @@ func limitRows() (all []scenario) {
 	// is depends on the moments that the clients draw.
 	first := len(all)
 	add("100/s, bare 503s", hundred, unsaid, unavailable, 500, 1)
-	add("100/s, 503s with Retry-After", hundred, seconds, unavailable, 500, 1)
+	add("100/s, 503s with Retry-After", hundred, seconds, unavailable, 250, 1)
 	add("10/s, bare 503s", ten, unsaid, unavailable, 1, 100)
 	add("10/s, bare 503s", ten, unsaid, unavailable, 5, 40)
 	add("10/s, 503s with Retry-After", ten, seconds, unavailable, 5, 40)
