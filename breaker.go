@@ -47,7 +47,7 @@ type Breaker struct {
 	Failures    int                          // in a row that open the circuit; zero means 10, negative means that none do
 	Ratio       float64                      // of failures among the requests of a Window that opens the circuit; zero means 0.9, negative means that none does
 	Window      time.Duration                // that Ratio looks at; zero or negative means 10s
-	MinRequests int                          // in a Window, before Ratio means anything; zero or negative means 20
+	MinRequests int                          // in a Window, before Ratio means anything; zero or negative means 50
 	OpenFor     time.Duration                // the first open period; zero or negative means 1s
 	MaxOpen     time.Duration                // the longest open period; zero or negative means 5s; a Retry-After on a 503 may prolong it up to 1m
 	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and 30s without one; negative means not at all
@@ -132,6 +132,7 @@ type circuit struct {
 	recent     failures           // that machine counts; none if successes need not be counted
 	broken     failures           // bodies in a row that broke
 	generation int                // how often the state changed
+	since      time.Time          // when it opened
 	until      time.Time          // nobody is let in before; zero if the circuit is closed
 	named      bool               // until is as long as the server asked for
 	opened     int                // how often in a row it opened
@@ -199,7 +200,7 @@ func (b *Breaker) newCircuit() *circuit {
 	}
 	c.alone.fixed = true
 	if c.minRequests <= 0 {
-		c.minRequests = 20
+		c.minRequests = 50
 	}
 	if c.openFor <= 0 {
 		c.openFor = time.Second
@@ -228,11 +229,21 @@ func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 // trips reports whether the circuit opens. It is called with the lock, within
 // book. What gobreaker calls consecutive ends with its window.
 func (c *circuit) trips(n gobreaker.Counts) bool {
-	run := max(c.run.n, c.broken.n)
 	seen := n.TotalFailures + n.TotalSuccesses
 	return c.forced ||
-		c.failures > 0 && run >= c.failures ||
+		c.failures > 0 && (c.run.n >= max(c.failures, c.byChance(n)) || c.broken.n >= c.failures) ||
 		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
+}
+
+// byChance is how many failures in a row mean nothing, since so many fail anyway:
+// as many come by chance once in a hundred thousand requests.
+func (c *circuit) byChance(n gobreaker.Counts) int {
+	other := float64(n.TotalFailures) - float64(c.run.n) // in the window, before these
+	share := other / (other + float64(n.TotalSuccesses) + 5)
+	if other <= 0 {
+		return 0
+	}
+	return int(min(math.Log(1e-5)/math.Log(share), 100))
 }
 
 // idle reports whether the circuit may be forgotten. A run of failures that has
@@ -298,13 +309,24 @@ func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) *
 	default:
 		next = c.probe.until
 	}
-	if asked && c.named {
+	switch {
+	case !c.named:
+		c.hurry(now, until, asked)
+	case asked && c.until.Sub(now) <= maxOpenHint: // else it was tripped by hand
 		until = later(until, c.until.Add(1))
 	}
 	if now.Before(until) && c.until.Before(until) {
 		return nil
 	}
 	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting))
+}
+
+// hurry makes the open period as short as the first, where somebody waits who
+// cannot wait longer: no guess of when the server is back refuses them.
+func (c *circuit) hurry(now, until time.Time, patient bool) {
+	if soon := later(c.since.Add(c.openFor), now); !patient && soon.Before(until) && soon.Before(c.until) && !c.until.Before(until) {
+		c.until = soon
+	}
 }
 
 // isOpen reports whether the circuit lets nobody pass but a probe.
@@ -338,7 +360,7 @@ func (c *circuit) trip(until time.Time) {
 		c.tell(errFailed, nil)
 		c.forced = false
 	}
-	c.until = until
+	c.until, c.named = until, true
 	c.unlock(true)
 }
 
@@ -486,7 +508,7 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 			c.ramp.stop(now)
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
-		c.until, c.named = now.Add(ev.Wait), hint(c.last) > 0
+		c.since, c.until, c.named = now, now.Add(ev.Wait), hint(c.last) > 0
 		c.lasting = "its circuit was opened by hand"
 		if c.last != nil {
 			c.lasting = "the last of its failures: " + c.last.Class.phrase()

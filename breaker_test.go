@@ -174,7 +174,7 @@ func TestAWaiterIsRefusedWhenTheProbeFails(t *testing.T) {
 		base := script(status(503))
 		b := &Breaker{Base: base, Failures: 1}
 		sendAll(t, b, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 1900*time.Millisecond)
 		defer cancel()
 		var refused atomic.Int32
 		var wg sync.WaitGroup

@@ -106,9 +106,9 @@ func TestTheRatioOpensTheCircuitOnceThereIsEnoughToJudgeBy(t *testing.T) {
 		ok, fail int // in this order, again and again
 		opens    int // after so many requests; 0 for never
 	}{
-		"nine of ten fail":         {0, 1, 9, 20},
+		"nine of ten fail":         {0, 1, 9, 50},
 		"eight of ten fail":        {0, 1, 4, 0},
-		"half fail":                {0.5, 1, 1, 20},
+		"half fail":                {0.5, 1, 1, 50},
 		"half fail, and it is off": {-1, 1, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

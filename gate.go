@@ -47,6 +47,7 @@ type gate struct {
 	left   toll
 	went   time.Time        // when the last left
 	took   time.Time        // when the server was last known to take any
+	worked time.Time        // when one last succeeded
 	flying int              // sent, and not answered
 	spare  int              // tokens taken for requests that were then cancelled
 	queue  list.List        // of *turn

@@ -28,6 +28,13 @@ func (g *gate) landed(p *pass) {
 	}
 }
 
+// tookSince reports whether the server took a request since then.
+func (g *gate) tookSince(then time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.worked.After(then)
+}
+
 // taken notes that the server took a request, or that at least nothing is known
 // to the contrary. With ok it was a success.
 func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
@@ -36,6 +43,9 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	flying := g.flying
 	g.land(p)
 	g.took = now
+	if ok {
+		g.worked = now
+	}
 	if p.doubts != nil && ok {
 		p.doubts.disprove()
 	}

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// A ramp lets those return who waited for a circuit to close: at a tenth of the
-// rate at which requests come, and twice as fast each half second, until all who
-// waited are gone. Faster than they come they leave only as long as nothing fails,
-// and at most twice as fast as the server has taken them in the half second before.
+// A ramp lets those return who waited for a circuit to close: at half the rate at
+// which requests come, and twice as fast each half second, until all who waited are
+// gone. Faster than they come they leave only as long as nothing fails, and as the
+// server takes them: at most at four times the rate of the half second before, which
+// is what doubling takes.
 type ramp struct {
 	began time.Time // when the rate was base; zero if nobody has to be slow
 	next  time.Time // when the next may leave
@@ -20,9 +21,9 @@ type ramp struct {
 }
 
 const (
-	rampStart  = 0.1 // of the rate at which requests come
+	rampStart  = 0.5 // of the rate at which requests come
 	rampSafe   = 1.1 // of it: what is left of the server's room serves those who waited
-	rampTaken  = 2.  // times what was taken
+	rampTaken  = 4.  // times what was taken
 	rampDouble = 500 * time.Millisecond
 	rampWindow = 5 * time.Second // in which those who come are counted
 	rampMany   = 1e5             // requests per second: as good as all at once

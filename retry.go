@@ -321,7 +321,7 @@ func (s *series) another() (wait time.Duration, again bool) {
 func (s *series) sitOut(wait time.Duration) time.Duration {
 	s.back = nil
 	e := s.in.e
-	if outcome(e) != errFailed || e.RetryAfter > 0 || !e.notBefore.IsZero() || s.MinDelay < 0 { //nolint:errorlint // the value itself
+	if outcome(e) != errFailed || e.RetryAfter > 0 && e.Attempts == 1 || s.MinDelay != 0 { //nolint:errorlint // the value itself
 		return wait
 	}
 	longer := s.spread(e.Attempts)
@@ -424,12 +424,15 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 		// Never less than the server asks for, and a little more, lest all who
 		// were told the same come back together.
 		wait = saturated(e.RetryAfter, jitter(min(r.ceiling(e.Attempts), e.RetryAfter/10)))
+		if e.Attempts > 1 && !e.alone && !r.keeps(e) {
+			wait = max(wait, r.crowdBackoff(req, e))
+		}
 	default:
 		wait = r.backoff(req, e)
 	}
 	ready, c := wait, callOf(req)
 	switch {
-	case e.notBefore.IsZero():
+	case e.notBefore.IsZero() || e.Class != ErrRateLimit: // nobody paces those who come back
 	case r.backsOff(e) && c != nil:
 		c.backed = time.Now().Add(wait)
 	default:
@@ -441,6 +444,15 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 		}
 	}
 	return wait, inTime(req, ready, e.RetryAfter > 0 || wait < ready)
+}
+
+// keeps reports whether the wait that the server named may be kept to once more,
+// though it was too short the last time: a limit's, from a header. What a message
+// names is the time for one, and all who heard it come back; and a server that is
+// overloaded does not know.
+func (r *Retry) keeps(e *Error) bool {
+	_, header := retryAfter(e.header, e.Time)
+	return header && e.Class == ErrRateLimit
 }
 
 // backsOff reports whether a refused request backs off by itself, though RateLimit
@@ -530,12 +542,25 @@ func idempotent(req *http.Request) bool {
 // backoff is how long to wait before the next attempt, if the server names no
 // time.
 func (r *Retry) backoff(req *http.Request, e *Error) time.Duration {
-	wait := jitter(r.ceiling(e.Attempts))
-	if e.Class == ErrRateLimit && r.MinDelay == 0 && r.MaxDelay == 0 && !saysNoWait(e.header) {
-		// A limit is not over in a moment. No less than a plain loop waits.
-		wait = min(time.Second<<min(e.Attempts-1, 10), 20*time.Second)
-		wait += jitter(wait)
+	if e.Class == ErrRateLimit && !saysNoWait(e.header) {
+		return r.crowdBackoff(req, e)
 	}
+	return fitting(req, jitter(r.ceiling(e.Attempts)))
+}
+
+// crowdBackoff is backoff where many may be refused together, until there is room
+// again: no less than a plain loop waits.
+func (r *Retry) crowdBackoff(req *http.Request, e *Error) time.Duration {
+	if r.MinDelay != 0 || r.MaxDelay != 0 {
+		return fitting(req, jitter(r.ceiling(e.Attempts)))
+	}
+	wait := min(time.Second<<min(e.Attempts-1, 10), 20*time.Second)
+	return fitting(req, wait+jitter(wait))
+}
+
+// fitting shortens a wait that nobody asked for, so that there is time for another
+// attempt before the deadline.
+func fitting(req *http.Request, wait time.Duration) time.Duration {
 	if deadline, ok := deadlineOf(req); ok {
 		if left := time.Until(deadline); wait >= left && left >= fewest {
 			wait = left/2 + jitter(left/3)

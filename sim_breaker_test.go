@@ -152,7 +152,7 @@ func TestSimBreaker(t *testing.T) {
 				failed(calls), len(calls), float64(sent)/float64(came), growth, peak)
 			assert.Zero(t, failed(calls))
 			assert.LessOrEqual(t, float64(sent), 0.05*float64(came))
-			assert.LessOrEqual(t, growth, 4.5, "it doubles each half second at most")
+			assert.LessOrEqual(t, growth, 5., "it doubles each half second at most")
 		})
 	})
 
