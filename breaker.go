@@ -131,6 +131,8 @@ type circuit struct {
 	run        failures           // in a row
 	recent     failures           // that machine counts; none if successes need not be counted
 	broken     failures           // bodies in a row that broke
+	chance     chance             // of a failure while the server works
+	trials     int                // probes that may still fail, as they do by chance
 	generation int                // how often the state changed
 	since      time.Time          // when it opened
 	until      time.Time          // nobody is let in before; zero if the circuit is closed
@@ -231,19 +233,8 @@ func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 func (c *circuit) trips(n gobreaker.Counts) bool {
 	seen := n.TotalFailures + n.TotalSuccesses
 	return c.forced ||
-		c.failures > 0 && (c.run.n >= max(c.failures, c.byChance(n)) || c.broken.n >= c.failures) ||
+		c.failures > 0 && (c.run.n >= max(c.failures, c.chance.longest(1e-5)) || c.broken.n >= c.failures) ||
 		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
-}
-
-// byChance is how many failures in a row mean nothing, since so many fail anyway:
-// as many come by chance once in a hundred thousand requests.
-func (c *circuit) byChance(n gobreaker.Counts) int {
-	other := float64(n.TotalFailures) - float64(c.run.n) // in the window, before these
-	share := other / (other + float64(n.TotalSuccesses) + 5)
-	if other <= 0 {
-		return 0
-	}
-	return int(min(math.Log(1e-5)/math.Log(share), 100))
 }
 
 // idle reports whether the circuit may be forgotten. A run of failures that has
@@ -417,6 +408,8 @@ func (c *circuit) settle(a admission, outcome error, e *Error) ([]Event, admissi
 	}
 	switch {
 	case outcome == errNeutral: //nolint:errorlint // the value itself
+	case mine && outcome != nil && c.trials > 1:
+		c.trials-- // while the server works, so many fail that another is to see
 	case current:
 		c.book(a, outcome, e)
 	case e != nil && !c.until.IsZero():
@@ -462,6 +455,9 @@ func (c *circuit) book(a admission, outcome error, e *Error) {
 			c.tell(outcome, e)
 		}
 	case c.recent.n > 0 || !c.until.IsZero():
+		if c.until.IsZero() {
+			c.chance.ended(c.run.n)
+		}
 		c.run = failures{}
 		c.tell(nil, nil)
 		if c.machine.Counts().TotalFailures == 0 {
@@ -508,6 +504,7 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 			c.ramp.stop(now)
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
+		c.trials = c.chance.longest(0.02)
 		c.since, c.until, c.named = now, now.Add(ev.Wait), hint(c.last) > 0
 		c.lasting = "its circuit was opened by hand"
 		if c.last != nil {

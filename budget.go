@@ -57,7 +57,7 @@ const (
 	budgetRatio = 3.
 	budgetFade  = time.Second / 2  // what is above Size shrinks to 1/e of it
 	budgetDrip  = 10 * time.Second // for one retry, up to Size
-	budgetEvent = time.Second      // from one event to the next
+	budgetEvent = time.Second      // without a failure, after which one is a new event
 )
 
 func (b *Budget) check() error {
@@ -99,7 +99,8 @@ type account struct {
 	balance float64
 	at      time.Time     // as of when
 	worked  time.Time     // when a request last succeeded
-	failed  time.Time     // when the first did not, in the event that is the latest; zero if it is over
+	failed  time.Time     // when the first did not, in the latest event
+	again   time.Time     // when the last did not
 	back    chan struct{} // closed when one succeeds; nil while nobody waits for that
 }
 
@@ -110,9 +111,6 @@ func (a *account) succeeded(retries float64) {
 	a.age()
 	a.balance += retries
 	a.worked = a.at
-	if a.at.Sub(a.failed) >= budgetEvent {
-		a.failed = time.Time{}
-	}
 	if a.back != nil {
 		close(a.back)
 		a.back = nil
@@ -133,8 +131,10 @@ func (a *account) pay(sent time.Time) (paid, free bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.age()
+	quiet := a.at.Sub(a.again) >= budgetEvent
+	a.again = a.at
 	switch {
-	case a.failed.IsZero():
+	case quiet:
 		a.failed = a.at
 	case sent.Before(a.failed):
 		return false, true

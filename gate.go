@@ -47,7 +47,8 @@ type gate struct {
 	left   toll
 	went   time.Time        // when the last left
 	took   time.Time        // when the server was last known to take any
-	worked time.Time        // when one last succeeded
+	busy   int              // answers in a row that the server is overloaded
+	chance chance           // of these while it works
 	flying int              // sent, and not answered
 	spare  int              // tokens taken for requests that were then cancelled
 	queue  list.List        // of *turn
@@ -342,7 +343,10 @@ func (g *gate) pump(now time.Time) {
 			next = min(next, d)
 			break
 		}
-		if g.pace.dark || t.circuit.probes(now) {
+		switch {
+		case t.circuit.probes(now):
+			e, t = g.prober(e, t)
+		case g.pace.dark:
 			e, t = g.leastTried(e, t)
 		}
 		a, d := t.circuit.admit(now, t.req)
@@ -372,6 +376,22 @@ func (g *gate) leastTried(e *list.Element, t *turn) (*list.Element, *turn) {
 	for e = e.Next(); e != nil && least.attempts > 1; e = e.Next() {
 		if other, _ := e.Value.(*turn); other.circuit == t.circuit && other.attempts < least.attempts {
 			best, least = e, other
+		}
+	}
+	return best, least
+}
+
+// prober is leastTried for a circuit, from the back: whoever came last has most
+// time left for what comes of it.
+func (g *gate) prober(first *list.Element, t *turn) (*list.Element, *turn) {
+	best, least := first, t
+	for e := g.queue.Back(); e != first; e = e.Prev() {
+		other, _ := e.Value.(*turn)
+		if other.circuit != t.circuit || best != first && other.attempts >= least.attempts || other.attempts > least.attempts {
+			continue
+		}
+		if best, least = e, other; least.attempts <= 1 {
+			break
 		}
 	}
 	return best, least

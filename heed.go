@@ -18,6 +18,15 @@ const (
 	heardIn  = 20
 )
 
+// overloaded notes that an answer says that the server has too much to do, and
+// reports whether that is about everybody: not if some others say so anyway.
+func (g *gate) overloaded() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.busy++
+	return g.busy >= g.chance.longest(0.01)
+}
+
 // landed notes that a request which left is not out any more.
 func (g *gate) landed(p *pass) {
 	g.mu.Lock()
@@ -26,13 +35,6 @@ func (g *gate) landed(p *pass) {
 	if g.queue.Len() > 0 {
 		g.pump(time.Now())
 	}
-}
-
-// tookSince reports whether the server took a request since then.
-func (g *gate) tookSince(then time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.worked.After(then)
 }
 
 // taken notes that the server took a request, or that at least nothing is known
@@ -44,7 +46,8 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	g.land(p)
 	g.took = now
 	if ok {
-		g.worked = now
+		g.chance.ended(g.busy)
+		g.busy = 0
 	}
 	if p.doubts != nil && ok {
 		p.doubts.disprove()

@@ -164,8 +164,8 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	if e.Class == ErrOverloaded {
 		pause = min(pause, maxOpenHint) // then somebody looks
 	}
-	if e.Class == ErrOverloaded && p.gate.tookSince(p.pass.at) {
-		p.gate.landed(&p.pass) // it is not about everybody
+	if e.Class == ErrOverloaded && !p.gate.overloaded() {
+		p.gate.landed(&p.pass)
 		return
 	}
 	until, alone, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
