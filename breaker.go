@@ -60,6 +60,7 @@ type Breaker struct {
 
 const (
 	maxOpenHint = time.Minute      // the longest open period that a server may ask for
+	slowSuccess = time.Second      // how long a success takes, until one was seen
 	maxOpenWait = 30 * time.Second // how long a request without a deadline waits for a circuit
 )
 
@@ -128,6 +129,8 @@ type circuit struct {
 	mu         sync.Mutex
 	machine    *gobreaker.TwoStepCircuitBreaker[struct{}]
 	admitted   int                // requests so far
+	out        int                // of these that have not come back
+	takes      time.Duration      // how long a success takes; 0 until one was seen
 	run        failures           // in a row
 	recent     failures           // that machine counts; none if successes need not be counted
 	broken     failures           // bodies in a row that broke
@@ -136,7 +139,7 @@ type circuit struct {
 	generation int                // how often the state changed
 	since      time.Time          // when it opened
 	until      time.Time          // nobody is let in before; zero if the circuit is closed
-	named      bool               // until is as long as the server asked for
+	asked      time.Time          // nobody is let in before, as the server said, or who opened it by hand
 	opened     int                // how often in a row it opened
 	forced     bool               // it is to open whatever the count
 	probe      *probe             // the last that was let in, until it is heard of
@@ -153,7 +156,8 @@ type circuit struct {
 // the first failure was known count once, with that one.
 type failures struct {
 	n     int
-	known int // requests that had been sent when the first failure came back
+	since time.Time // when the first failure came back
+	known int       // requests that had been sent then
 }
 
 // add counts the failure of the nth request, when so many were sent, and reports
@@ -161,7 +165,7 @@ type failures struct {
 func (f *failures) add(nth, sent int) bool {
 	switch {
 	case f.n == 0:
-		f.known = sent
+		*f = failures{since: time.Now(), known: sent}
 	case nth <= f.known:
 		return false
 	}
@@ -185,6 +189,7 @@ func (p *probe) sends(req *http.Request) bool {
 // An admission is what a circuit knows a request by that it let through.
 type admission struct {
 	nth        int // of all requests that were let through
+	at         time.Time
 	generation int
 	probe      *probe // nil for a request through a closed circuit
 	aside      bool   // it is not asked for its outcome
@@ -232,8 +237,10 @@ func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 // book. What gobreaker calls consecutive ends with its window.
 func (c *circuit) trips(n gobreaker.Counts) bool {
 	seen := n.TotalFailures + n.TotalSuccesses
+	// Failures come sooner than the successes that were sent among them.
+	settled := c.out == 0 || time.Since(c.run.since) >= cmp.Or(c.takes, slowSuccess)
 	return c.forced ||
-		c.failures > 0 && (c.run.n >= max(c.failures, c.chance.longest(1e-5)) || c.broken.n >= c.failures) ||
+		c.failures > 0 && (settled && c.run.n >= max(c.failures, c.chance.longest(1e-5)) || c.broken.n >= c.failures) ||
 		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
 }
 
@@ -258,8 +265,7 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 		if d := c.ramp.admit(now); d > 0 {
 			return admission{}, d
 		}
-		c.admitted++
-		return admission{nth: c.admitted, generation: c.generation}, 0
+		return c.pass(now), 0
 	case now.Before(c.until):
 		return admission{}, c.until.Sub(now)
 	case c.probe.sends(req):
@@ -268,8 +274,24 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 		return admission{}, c.probe.until.Sub(now)
 	}
 	c.probe = &probe{until: now.Add(max(c.openFor, c.maxOpen)), of: rootCall(req)}
+	a := c.pass(now)
+	a.probe = c.probe
+	return a, 0
+}
+
+func (c *circuit) pass(now time.Time) admission {
 	c.admitted++
-	return admission{nth: c.admitted, generation: c.generation, probe: c.probe}, 0
+	c.out++
+	return admission{nth: c.admitted, at: now, generation: c.generation}
+}
+
+// time measures how long a success took, of some.
+func (c *circuit) time(a admission) {
+	if c.takes == 0 || a.nth%64 == 0 || c.recent.n > 0 {
+		took := time.Since(a.at)
+		c.takes += (took - cmp.Or(c.takes, took)) / 8
+		c.takes = cmp.Or(c.takes, took)
+	}
 }
 
 // probes reports whether the next that is admitted at now is a probe.
@@ -301,10 +323,10 @@ func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) *
 		next = c.probe.until
 	}
 	switch {
-	case !c.named:
-		c.hurry(now, until, asked)
-	case asked && c.until.Sub(now) <= maxOpenHint: // else it was tripped by hand
-		until = later(until, c.until.Add(1))
+	case !asked:
+		c.hurry(now, until)
+	case c.asked.Sub(now) <= maxOpenHint: // else it was opened by hand
+		until = later(until, c.asked.Add(time.Second))
 	}
 	if now.Before(until) && c.until.Before(until) {
 		return nil
@@ -314,8 +336,9 @@ func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) *
 
 // hurry makes the open period as short as the first, where somebody waits who
 // cannot wait longer: no guess of when the server is back refuses them.
-func (c *circuit) hurry(now, until time.Time, patient bool) {
-	if soon := later(c.since.Add(c.openFor), now); !patient && soon.Before(until) && soon.Before(c.until) && !c.until.Before(until) {
+func (c *circuit) hurry(now, until time.Time) {
+	soon := later(later(c.since.Add(c.openFor), c.asked), now)
+	if soon.Before(until) && soon.Before(c.until) && !c.until.Before(until) {
 		c.until = soon
 	}
 }
@@ -351,7 +374,7 @@ func (c *circuit) trip(until time.Time) {
 		c.tell(errFailed, nil)
 		c.forced = false
 	}
-	c.until, c.named = until, true
+	c.until, c.asked = until, until
 	c.unlock(true)
 }
 
@@ -402,6 +425,7 @@ func (c *circuit) settle(a admission, outcome error, e *Error) ([]Event, admissi
 	c.mu.Lock()
 	generation := c.generation
 	current := a.generation == generation
+	c.out--
 	mine := a.probe != nil && a.probe == c.probe
 	if mine {
 		c.probe = nil // if it said nothing, it is the next one's turn
@@ -414,7 +438,7 @@ func (c *circuit) settle(a admission, outcome error, e *Error) ([]Event, admissi
 		c.book(a, outcome, e)
 	case e != nil && !c.until.IsZero():
 		if asked := time.Now().Add(hint(e)); asked.After(c.until) {
-			c.until, c.named = asked, true // refused while the circuit opened
+			c.until, c.asked = asked, asked // refused while the circuit opened
 		}
 	}
 	a.generation, a.probe = c.generation, nil
@@ -443,11 +467,12 @@ func (c *circuit) ended(a admission, outcome error, e *Error) []Event {
 // it: the ratio begins with the first failure.
 func (c *circuit) book(a admission, outcome error, e *Error) {
 	if outcome == nil {
+		c.time(a)
 		c.ramp.succeeded()
 	}
 	switch {
 	case outcome != nil:
-		if a.nth > c.ramp.known {
+		if a.nth > c.ramp.known && c.run.n >= c.chance.longest(0.05) {
 			c.ramp.failed(time.Now(), c.admitted)
 		}
 		c.run.add(a.nth, c.admitted)
@@ -456,7 +481,7 @@ func (c *circuit) book(a admission, outcome error, e *Error) {
 		}
 	case c.recent.n > 0 || !c.until.IsZero():
 		if c.until.IsZero() {
-			c.chance.ended(c.run.n)
+			c.chance.ended(c.run.n, c.admitted)
 		}
 		c.run = failures{}
 		c.tell(nil, nil)
@@ -505,14 +530,14 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
 		c.trials = c.chance.longest(0.02)
-		c.since, c.until, c.named = now, now.Add(ev.Wait), hint(c.last) > 0
+		c.since, c.until, c.asked = now, now.Add(ev.Wait), now.Add(hint(c.last))
 		c.lasting = "its circuit was opened by hand"
 		if c.last != nil {
 			c.lasting = "the last of its failures: " + c.last.Class.phrase()
 		}
 		c.events = append(c.events, ev)
 	case gobreaker.StateClosed:
-		c.until, c.named, c.opened = time.Time{}, false, 0
+		c.until, c.asked, c.opened = time.Time{}, time.Time{}, 0
 		c.run, c.broken, c.recent = failures{}, failures{}, failures{}
 		c.ramp.start(now)
 		c.events = append(c.events, Event{Kind: EventClose})

@@ -15,14 +15,15 @@ import (
 // answer goes to the caller as it is.
 //
 // Each key has an account of its own, which starts with Size and never stays
-// below that for good: it gets one more every ten seconds. What successes lift
+// below that for good: it gets one more every two seconds. What successes lift
 // above Size lasts for a moment, so that who sends more may retry more. A
 // client that made n calls a second before a total outage of t seconds retries
-// at most Size + t/10 + Ratio*n/2 times in it: by default the first 20 calls and
+// at most Size + t/2 + Ratio*n/2 times in it: by default the first 20 calls and
 // some, in the first moments, then next to none. While no more than 70 % of the
 // attempts fail, every retry is paid for.
 //
-// Three kinds of retries are free. Of a request that was sent before another's
+// Four kinds of retries are free. Those within half a second of a success, as the
+// server is not down. Of a request that was sent before another's
 // failure was known, when none had failed for a second: whatever it was that failed
 // them all, it was one event. Of one that the server answered with 429: it says itself that
 // it may come again. And in a [Transport], while the circuit is open: the Breaker
@@ -56,7 +57,8 @@ const (
 	budgetSize  = 20
 	budgetRatio = 3.
 	budgetFade  = time.Second / 2  // what is above Size shrinks to 1/e of it
-	budgetDrip  = 10 * time.Second // for one retry, up to Size
+	budgetDrip  = 2 * time.Second  // for one retry, up to Size
+	budgetWorks = time.Second / 2  // after a success in which retries are free
 	budgetEvent = time.Second      // without a failure, after which one is a new event
 )
 
@@ -98,19 +100,20 @@ type account struct {
 	mu      sync.Mutex
 	balance float64
 	at      time.Time     // as of when
-	worked  time.Time     // when a request last succeeded
+	worked  time.Time     // when a success last came
+	took    time.Time     // when a request was last sent that succeeded
 	failed  time.Time     // when the first did not, in the latest event
 	again   time.Time     // when the last did not
 	back    chan struct{} // closed when one succeeds; nil while nobody waits for that
 }
 
-// succeeded books a success that earns so much.
-func (a *account) succeeded(retries float64) {
+// succeeded books the success of a request that was sent then, which earns so much.
+func (a *account) succeeded(sent time.Time, retries float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.age()
 	a.balance += retries
-	a.worked = a.at
+	a.worked, a.took = a.at, later(a.took, sent)
 	if a.back != nil {
 		close(a.back)
 		a.back = nil
@@ -133,10 +136,10 @@ func (a *account) pay(sent time.Time) (paid, free bool) {
 	a.age()
 	quiet := a.at.Sub(a.again) >= budgetEvent
 	a.again = a.at
-	switch {
-	case quiet:
+	if quiet {
 		a.failed = a.at
-	case sent.Before(a.failed):
+	}
+	if sent.Before(a.failed) || a.at.Sub(a.worked) < budgetWorks {
 		return false, true
 	}
 	if a.balance < 1 {
@@ -146,12 +149,12 @@ func (a *account) pay(sent time.Time) (paid, free bool) {
 	return true, false
 }
 
-// silent returns what is closed at the next success, or nil if there was one
-// since then.
+// silent returns what is closed at the next success, or nil if a request that was
+// sent since then has succeeded.
 func (a *account) silent(since time.Time) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.worked.After(since) {
+	if a.took.After(since) {
 		return nil
 	}
 	if a.back == nil {

@@ -23,7 +23,7 @@ import (
 func (b *Budget) left(t testing.TB) float64 {
 	e := b.open(get(t))
 	defer b.close(e)
-	e.state.succeeded(0)
+	e.state.succeeded(time.Time{}, 0)
 	return e.state.balance
 }
 

@@ -13,10 +13,14 @@ const (
 	chanceMost  = 100  // failures in a row that are enough in any case
 )
 
-// ended notes that so many failures in a row ended with a success.
-func (c *chance) ended(run int) {
-	if run == 0 && c.failed == 0 {
-		return
+// ended notes that so many failures in a row ended with a success, when so many
+// requests had been sent.
+func (c *chance) ended(run, sent int) {
+	if c.failed == 0 {
+		if run == 0 {
+			return
+		}
+		c.all = min(float64(sent), 1/(1-chanceKeep)) // until now all succeeded
 	}
 	n := float64(run + 1)
 	keep := math.Pow(chanceKeep, n)
@@ -30,5 +34,5 @@ func (c *chance) longest(rarely float64) int {
 		return 0
 	}
 	share := c.failed / (c.all + chanceDoubt)
-	return int(min(math.Ceil(math.Log(rarely)/math.Log(share)), chanceMost))
+	return int(min(math.Log(rarely)/math.Log(share), chanceMost))
 }

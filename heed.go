@@ -24,8 +24,12 @@ func (g *gate) overloaded() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.busy++
-	return g.busy >= g.chance.longest(0.01)
+	return g.busy >= max(fewBusy, g.chance.longest(0.01))
 }
+
+// fewBusy is how many answers in a row that the server is overloaded are needed to
+// hold everybody: one is only about its request.
+const fewBusy = 3
 
 // landed notes that a request which left is not out any more.
 func (g *gate) landed(p *pass) {
@@ -46,7 +50,7 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	g.land(p)
 	g.took = now
 	if ok {
-		g.chance.ended(g.busy)
+		g.chance.ended(g.busy, int(g.left.requests))
 		g.busy = 0
 	}
 	if p.doubts != nil && ok {

@@ -14,6 +14,7 @@ type ramp struct {
 	began time.Time // when the rate was base; zero if nobody has to be slow
 	next  time.Time // when the next may leave
 	base  float64   // requests per second
+	flow  float64   // requests that come per second: the most when it opened, and when it closed
 	known int       // requests that had been sent when the rate was last cut
 
 	came  flow // requests that come
@@ -30,20 +31,21 @@ const (
 )
 
 // stop remembers the rate when a circuit opens.
-func (r *ramp) stop(now time.Time) { r.base, r.began = r.came.rate(now), time.Time{} }
+func (r *ramp) stop(now time.Time) { r.flow, r.began = r.came.rate(now), time.Time{} }
 
 // start begins the return, now that the circuit has closed.
 func (r *ramp) start(now time.Time) {
-	r.base = max(rampStart*max(r.base, r.came.rate(now)), 1)
+	r.flow = max(r.flow, r.came.rate(now))
+	r.base = max(rampStart*r.flow, 1)
 	r.began, r.next, r.taken = now, now, flow{}
 }
 
-// failed notes that one of so many requests has failed.
+// failed notes that one of so many requests has failed, and not by chance.
 func (r *ramp) failed(now time.Time, sent int) {
 	if r.began.IsZero() {
 		return
 	}
-	if most := rampSafe * r.came.rate(now); r.rate(now) > most {
+	if most := rampSafe * r.flow; r.rate(now) > most {
 		r.base, r.began, r.known = max(r.rate(now)/2, most), now, sent
 	}
 }
@@ -57,8 +59,8 @@ func (r *ramp) succeeded() {
 
 // rate is how many may leave per second.
 func (r *ramp) rate(now time.Time) float64 {
-	most := max(rampSafe*r.came.rate(now), rampTaken*r.taken.before)
-	return min(r.base*math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds()), max(most, r.base))
+	most := max(rampSafe*r.flow, rampTaken*r.taken.before, r.base)
+	return min(r.base*math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds()), most)
 }
 
 // admit lets a request leave and returns 0, or when it may.
@@ -70,7 +72,7 @@ func (r *ramp) admit(now time.Time) time.Duration {
 		return d
 	}
 	perSecond := r.rate(now)
-	if perSecond >= rampMany || perSecond >= r.came.rate(now) && now.Sub(r.next) > time.Second {
+	if perSecond >= rampMany || perSecond >= r.flow && now.Sub(r.next) > time.Second {
 		r.began = time.Time{} // nobody has had to wait for a while
 		return 0
 	}

@@ -262,9 +262,9 @@ func (s *series) send(n int) {
 	s.paid = false
 	switch {
 	case e == nil:
-		s.open().succeeded(s.budget().earn())
+		s.open().succeeded(s.sent, s.budget().earn())
 	case outcome(e) == nil:
-		s.open().succeeded(0)
+		s.open().succeeded(s.sent, 0)
 	}
 	if e != nil {
 		s.in.own(n, s.history)
@@ -315,13 +315,13 @@ func (s *series) another() (wait time.Duration, again bool) {
 }
 
 // sitOut returns how long to wait before the next attempt: for wait, or longer
-// where the server seems to be down, because nothing has succeeded since the call
-// began. Then the attempts that are left are spread over the time that the call
+// where the server seems to be down, because nothing that was sent since this
+// attempt has succeeded. Then the attempts that are left are spread over the time that the call
 // has, further and further apart.
 func (s *series) sitOut(wait time.Duration) time.Duration {
 	s.back = nil
 	e := s.in.e
-	if outcome(e) != errFailed || e.RetryAfter > 0 && e.Attempts == 1 || s.MinDelay != 0 { //nolint:errorlint // the value itself
+	if outcome(e) != errFailed || e.RetryAfter > 0 || s.MinDelay != 0 { //nolint:errorlint // the value itself
 		return wait
 	}
 	longer := s.spread(e.Attempts)
@@ -329,7 +329,7 @@ func (s *series) sitOut(wait time.Duration) time.Duration {
 		longer = min(longer, s.MaxDelay)
 	}
 	if longer > wait {
-		if s.back = s.open().silent(s.call.began); s.back != nil {
+		if s.back = s.open().silent(s.sent); s.back != nil {
 			return longer
 		}
 	}
@@ -368,13 +368,18 @@ func (s *series) rest(req *http.Request, wait time.Duration) error {
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-req.Context().Done():
-	case <-cancelled(req):
-	case <-s.back:
-		// Others wait for it, too.
-		return sleep(req, min(wait-time.Since(began), jitter(s.ceiling(s.last.e.Attempts))))
+	for s.back != nil {
+		select {
+		case <-t.C:
+		case <-req.Context().Done():
+		case <-cancelled(req):
+		case <-s.back:
+			if s.back = s.open().silent(s.sent); s.back == nil { // others have waited for it, too
+				return sleep(req, min(wait-time.Since(began), jitter(s.ceiling(s.last.e.Attempts))))
+			}
+			continue
+		}
+		break
 	}
 	return gone(req)
 }
@@ -424,7 +429,7 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 		// Never less than the server asks for, and a little more, lest all who
 		// were told the same come back together.
 		wait = saturated(e.RetryAfter, jitter(min(r.ceiling(e.Attempts), e.RetryAfter/10)))
-		if e.Attempts > 1 && !e.alone && !r.keeps(e) {
+		if e.Attempts > 1 && !e.alone && !r.firm(e) {
 			wait = max(wait, r.crowdBackoff(req, e))
 		}
 	default:
@@ -446,13 +451,12 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 	return wait, inTime(req, ready, e.RetryAfter > 0 || wait < ready)
 }
 
-// keeps reports whether the wait that the server named may be kept to once more,
-// though it was too short the last time: a limit's, from a header. What a message
-// names is the time for one, and all who heard it come back; and a server that is
-// overloaded does not know.
-func (r *Retry) keeps(e *Error) bool {
+// firm reports whether the time that the server named is to be kept to though it was
+// too short before. What a message names, and what an overloaded server names in
+// less than a second, is the time for one, and all who heard it come back.
+func (r *Retry) firm(e *Error) bool {
 	_, header := retryAfter(e.header, e.Time)
-	return header && e.Class == ErrRateLimit
+	return header && (e.Class == ErrRateLimit || e.RetryAfter >= time.Second)
 }
 
 // backsOff reports whether a refused request backs off by itself, though RateLimit
