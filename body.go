@@ -184,15 +184,19 @@ func (p *peeked) more(req *http.Request, d time.Duration) bool {
 	return false
 }
 
+// Read returns what was read ahead as soon as it is there, and after that what
+// the read that is under way brings.
 func (p *peeked) Read(b []byte) (int, error) {
 	if p.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	if n, ok := p.take(b); ok {
+		return n, nil
+	}
 	<-p.done
+	n, ok := p.take(b)
 	switch {
-	case p.off < len(p.ahead):
-		n := copy(b, p.ahead[p.off:])
-		p.off += n
+	case ok:
 		return n, nil
 	case p.thrown != nil:
 		panic(p.thrown)
@@ -200,6 +204,19 @@ func (p *peeked) Read(b []byte) (int, error) {
 		return 0, p.err
 	}
 	return p.body.Read(b)
+}
+
+// take copies to b what was read ahead and the reader does not have yet, and
+// reports whether there is any.
+func (p *peeked) take(b []byte) (n int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.off == len(p.ahead) {
+		return 0, false
+	}
+	n = copy(b, p.ahead[p.off:])
+	p.off += n
+	return n, true
 }
 
 func (p *peeked) Close() error {
