@@ -30,13 +30,24 @@ func closeBody(req *http.Request) {
 }
 
 // replayable reports whether req's body can be had once more.
-func replayable(req *http.Request) bool { return !hasBody(req) || req.GetBody != nil }
+func replayable(req *http.Request) bool {
+	if b, ok := req.Body.(*replayBody); ok {
+		b.of.mu.Lock()
+		defer b.of.mu.Unlock()
+		return b.of.sound()
+	}
+	return !hasBody(req) || req.GetBody != nil
+}
 
 // fresh returns a copy of req with a fresh body. Nobody may rewind the last
 // one: a server that answers early leaves a transport still reading it.
 func fresh(req *http.Request) (*http.Request, error) {
 	next := req.WithContext(req.Context())
 	if !hasBody(req) {
+		return next, nil
+	}
+	if b, ok := req.Body.(*replayBody); ok {
+		next.Body = b.of.next()
 		return next, nil
 	}
 	body, err := req.GetBody()

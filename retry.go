@@ -23,8 +23,11 @@ import (
 // (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
 // Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
-// that the request may be sent again, whatever its method. A request whose body
-// cannot be had again with GetBody is sent once. Decide may know better.
+// that the request may be sent again, whatever its method. Decide may know better.
+//
+// Every attempt sends the whole body: the request's GetBody gives it again. A
+// body without GetBody is copied while it is sent, if its ContentLength is known
+// and not more than ReplayBody; any other is sent once.
 //
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
@@ -58,6 +61,7 @@ type Retry struct {
 	MaxRetryAfter  time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
 	MaxElapsed     time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
 	ReplayUnsafe   bool                                 // send POST and PATCH again even where the server may have acted on the last one
+	ReplayBody     int                                  // bytes of a body without GetBody that are kept to send it again, copied as they are sent; a longer one is sent once; zero means 64 KiB, negative means none
 	IdempotencyKey bool                                 // give a POST or PATCH without an Idempotency-Key one, the same for all its attempts: for servers that heed it
 	Decide         func(*http.Request, *Error) Decision // the caller's own rule for a failed attempt; nil means Default
 	Budget         *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
@@ -147,12 +151,21 @@ func retriedAbove(req *http.Request) bool {
 // first returns req as it is sent for the first time.
 func (r *Retry) first(req *http.Request, c *call) *http.Request {
 	attempt := req.WithContext(c)
+	if r.keeps(req) {
+		keepBody(attempt)
+	}
 	if r.IdempotencyKey && !idempotent(req) {
 		attempt.Header = make(http.Header, len(req.Header)+1)
 		maps.Copy(attempt.Header, req.Header)
 		attempt.Header.Set("Idempotency-Key", crand.Text())
 	}
 	return attempt
+}
+
+// keeps reports whether req's body is kept to be sent again.
+func (r *Retry) keeps(req *http.Request) bool {
+	return req.GetBody == nil && hasBody(req) && r.attempts() > 1 &&
+		0 < req.ContentLength && req.ContentLength <= int64(cmp.Or(r.ReplayBody, replayBytes))
 }
 
 // with returns r, or the settings for requests with ctx, and whether there is
@@ -172,6 +185,7 @@ func (r *Retry) with(ctx context.Context) (_ *Retry, owner bool, _ error) {
 		MaxRetryAfter:  cmp.Or(o.MaxRetryAfter, r.MaxRetryAfter),
 		MaxElapsed:     cmp.Or(o.MaxElapsed, r.MaxElapsed),
 		ReplayUnsafe:   o.ReplayUnsafe || r.ReplayUnsafe,
+		ReplayBody:     cmp.Or(o.ReplayBody, r.ReplayBody),
 		IdempotencyKey: o.IdempotencyKey || r.IdempotencyKey,
 		Decide:         o.Decide,
 		Budget:         cmp.Or(o.Budget, r.budget()),
@@ -229,6 +243,9 @@ func (s *series) release() {
 	}
 	if s.following != nil {
 		closeBody(s.following)
+	}
+	if b, ok := s.attempt.Body.(*replayBody); ok {
+		b.of.finish()
 	}
 	s.settle(true)
 }

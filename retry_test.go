@@ -254,7 +254,7 @@ func TestRetryReturnsTheAnswerWhereTheBodyCannotBeHadAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := script(status(503), status(200))
 				req := post(t, "x")
-				req.GetBody = getBody
+				req.GetBody, req.ContentLength = getBody, -1
 				resp, err := (&Retry{Base: base}).RoundTrip(req)
 				require.NoError(t, err)
 				assert.Len(t, base.times(), 1)
