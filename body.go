@@ -58,6 +58,9 @@ func fresh(req *http.Request) (*http.Request, error) {
 		return nil, errors.New("sturdy: Request.GetBody returned nothing")
 	}
 	next.Body = body
+	if !idempotent(req) {
+		noteReads(next)
+	}
 	return next, nil
 }
 

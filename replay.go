@@ -31,6 +31,7 @@ type recording struct {
 	err     error // what the source ended with
 	thrown  any   // the value of a panic in source.Read
 	attempt int   // the latest
+	asked   int   // the latest that was read
 	open    int   // bodies of the latest attempt that are not closed
 	last    bool  // there will be no other
 	closed  bool  // the source is
@@ -76,6 +77,13 @@ func (r *recording) again() (io.ReadCloser, error) {
 // request promises. It is called with the lock.
 func (r *recording) sound() bool {
 	return r.thrown == nil && (r.err == nil || r.err == io.EOF && len(r.kept) == r.size) //nolint:errorlint // a Reader returns io.EOF itself
+}
+
+// unread reports whether nothing of the latest attempt's body was read.
+func (r *recording) unread() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked < r.attempt
 }
 
 // finish says that there will be no other attempt: the source is closed with the
@@ -143,6 +151,7 @@ func (b *replayBody) Read(p []byte) (int, error) {
 	r := b.of
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.asked = max(r.asked, b.attempt)
 	for asked := false; !b.closed; {
 		switch {
 		case b.off < len(r.kept):

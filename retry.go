@@ -19,9 +19,9 @@ import (
 //
 // It is worth it if the failure is one that passes: see [Error.Retryable]. It
 // is safe if the server cannot have acted on the last attempt, because nothing
-// of it was written, or if acting twice does no harm: the method is idempotent
-// (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
-// Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
+// of it was written, nor its body read, or if acting twice does no harm: the
+// method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request
+// has an Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
 // that the request may be sent again, whatever its method. Decide may know better.
 //
@@ -158,6 +158,9 @@ func (r *Retry) first(req *http.Request, c *call) *http.Request {
 		attempt.Header = make(http.Header, len(req.Header)+1)
 		maps.Copy(attempt.Header, req.Header)
 		attempt.Header.Set("Idempotency-Key", crand.Text())
+	}
+	if req.GetBody != nil && !idempotent(attempt) && !r.ReplayUnsafe && r.attempts() > 1 {
+		noteReads(attempt)
 	}
 	return attempt
 }
@@ -427,7 +430,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 // safe reports whether sending req again does no harm, whatever the server made
 // of it the last time.
 func (r *Retry) safe(req *http.Request, e *Error) bool {
-	if r.ReplayUnsafe || e.unsent || idempotent(req) {
+	if r.ReplayUnsafe || idempotent(req) || e.unsent && unread(req) {
 		return true
 	}
 	switch e.StatusCode {

@@ -2,11 +2,14 @@ package sturdy_test
 
 import (
 	"bytes"
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -232,4 +235,97 @@ func TestABodyThatNeverComesHoldsNobody(t *testing.T) {
 			})
 		}
 	})
+}
+
+// resending is a base that sends again by itself, and cannot connect then.
+type resending struct{ *http.Transport }
+
+func (r resending) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	return resp, nil
+}
+
+func TestAPostThatABaseHasSentBeforeIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, p protocol) {
+		s := p.serve(t, resetting)
+		for name, body := range map[string]io.Reader{
+			"in memory":         strings.NewReader("once"),
+			"with GetBody":      newUpload(strings.NewReader("once")),
+			"of unknown length": struct{ io.Reader }{strings.NewReader("once")},
+			"kept":              newUpload(strings.NewReader("once")),
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url, body)
+			require.NoError(t, err)
+			switch name {
+			case "with GetBody":
+				req.ContentLength = 4
+				req.GetBody = func() (io.ReadCloser, error) { return newUpload(strings.NewReader("once")), nil }
+			case "kept":
+				req.ContentLength = 4
+			}
+			before := len(s.seen())
+			o := s.do(&http.Client{Transport: &sturdy.Transport{Base: resending{s.base}}}, req)
+			require.ErrorIs(t, o.err, syscall.ECONNREFUSED)
+			assert.Len(t, s.seen(), before+1, name)
+		}
+	})
+}
+
+func TestAPostThatCouldNotConnectIsSentAgain(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, p protocol) {
+		for name, body := range map[string]func() io.ReadCloser{
+			"in memory":    func() io.ReadCloser { return io.NopCloser(strings.NewReader("body")) },
+			"with GetBody": func() io.ReadCloser { return newUpload(strings.NewReader("body")) },
+			"kept":         nil,
+		} {
+			var got []string
+			s := p.serve(t, keeping(&got, 200))
+			dial := s.base.DialContext
+			var dials atomic.Int32
+			s.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if dials.Add(1) == 1 {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+				}
+				return dial(ctx, network, addr)
+			}
+			req := s.sends(http.MethodPost, newUpload(strings.NewReader("body")), 4)
+			if body != nil {
+				req.Body = body()
+				req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
+			}
+			o := s.do(s.client(&sturdy.Transport{}), req)
+			require.NoError(t, o.failure, name)
+			assert.Equal(t, []string{"body"}, got, name)
+		}
+	})
+}
+
+// counting counts what is written to a connection.
+type counting struct {
+	net.Conn
+	writes *atomic.Int32
+}
+
+func (c counting) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+func TestAPostInMemoryIsSentInOnePiece(t *testing.T) {
+	t.Parallel()
+	s := protocol(1).serve(t, fine)
+	dial := s.base.DialContext
+	var writes atomic.Int32
+	s.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return counting{conn, &writes}, err
+	}
+	o := s.do(s.client(&sturdy.Transport{}), s.request(http.MethodPost, "body"))
+	require.NoError(t, o.failure)
+	assert.EqualValues(t, 1, writes.Load())
 }
