@@ -64,12 +64,12 @@ func fresh(req *http.Request) (*http.Request, error) {
 	return next, nil
 }
 
-// A peeked body was read ahead of its reader, who gets every byte of it still.
+// A peeked body may be read ahead of its reader, who gets every byte of it still.
 type peeked struct {
 	body   io.ReadCloser
 	enough func(ahead []byte) bool // nothing more need be read ahead; nil means never
 	closed atomic.Bool
-	done   chan struct{} // closed when nothing reads ahead any more
+	done   <-chan struct{} // closed when nothing reads ahead any more; nil if nothing ever did
 
 	mu     sync.Mutex
 	ahead  []byte // what was read ahead
@@ -77,7 +77,15 @@ type peeked struct {
 	stop   bool   // enough
 	thrown any    // the value of a panic in body.Read
 
-	off int // how much of ahead the reader has
+	off    int  // how much of ahead the reader has
+	direct bool // it has all of that, and reads on by itself
+
+	verdict *verdict // what travels with the answer; or nil
+}
+
+// readBefore returns a body of which all was read ahead.
+func readBefore(all []byte) *peeked {
+	return &peeked{body: http.NoBody, done: closedChan(), ahead: all, err: io.EOF}
 }
 
 // peek returns a body that reads as body does, after it has read ahead for at
@@ -123,8 +131,9 @@ func (p *peeked) resume() {
 			return
 		}
 	}
-	p.done = make(chan struct{})
-	go p.readAhead(p.done)
+	done := make(chan struct{})
+	p.done, p.direct = done, false
+	go p.readAhead(done)
 }
 
 func (p *peeked) readAhead(done chan<- struct{}) {
@@ -204,6 +213,9 @@ func (p *peeked) Read(b []byte) (int, error) {
 	if p.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	if p.done == nil || p.direct {
+		return p.body.Read(b)
+	}
 	if n, ok := p.take(b); ok {
 		return n, nil
 	}
@@ -217,6 +229,7 @@ func (p *peeked) Read(b []byte) (int, error) {
 	case p.err != nil:
 		return 0, p.err
 	}
+	p.direct = true
 	return p.body.Read(b)
 }
 

@@ -1,12 +1,10 @@
 package sturdy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	crand "crypto/rand"
 	"errors"
-	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -111,7 +109,9 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		return nil, err
 	}
 	if callOf(req) != nil || retriedAbove(req) {
-		return send(next, req)
+		resp, err := send(next, req)
+		answerTo(req, req, resp)
+		return resp, err
 	}
 	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL}
 	if r.MaxElapsed > 0 {
@@ -126,7 +126,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		s.send(n)
 		wait, again := s.another()
 		if !again {
-			return s.handBack()
+			return s.handBack(req)
 		}
 		drained := s.giveUp(wait)
 		if err := sleep(req, wait); err != nil {
@@ -348,13 +348,14 @@ func (s *series) giveUp(wait time.Duration) <-chan struct{} {
 	return s.last.giveUp()
 }
 
-// handBack returns what is in hand as the caller gets it.
-func (s *series) handBack() (*http.Response, error) {
+// handBack returns what is in hand as the caller, who sent req, gets it.
+func (s *series) handBack(req *http.Request) (*http.Response, error) {
 	if s.in.e != nil && s.in.resp != nil && s.owner {
 		s.in.forbid()
 	}
 	resp := s.in.resp
 	s.in.resp = nil
+	answerTo(req, s.attempt, resp)
 	return resp, s.in.final()
 }
 
@@ -523,7 +524,9 @@ func (l *result) giveUp() <-chan struct{} {
 	body := l.resp.Body
 	if p, ok := body.(*peeked); ok {
 		if ahead, whole := p.bytes(); whole {
-			l.resp.Body = io.NopCloser(bytes.NewReader(ahead))
+			kept := readBefore(ahead)
+			kept.verdict = verdictIn(body)
+			l.resp.Body = kept
 			return discard(body)
 		}
 	}
