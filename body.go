@@ -30,13 +30,24 @@ func closeBody(req *http.Request) {
 }
 
 // replayable reports whether req's body can be had once more.
-func replayable(req *http.Request) bool { return !hasBody(req) || req.GetBody != nil }
+func replayable(req *http.Request) bool {
+	if b, ok := req.Body.(*replayBody); ok {
+		b.of.mu.Lock()
+		defer b.of.mu.Unlock()
+		return b.of.sound()
+	}
+	return !hasBody(req) || req.GetBody != nil
+}
 
 // fresh returns a copy of req with a fresh body. Nobody may rewind the last
 // one: a server that answers early leaves a transport still reading it.
 func fresh(req *http.Request) (*http.Request, error) {
 	next := req.WithContext(req.Context())
 	if !hasBody(req) {
+		return next, nil
+	}
+	if b, ok := req.Body.(*replayBody); ok {
+		next.Body = b.of.next()
 		return next, nil
 	}
 	body, err := req.GetBody()
@@ -47,15 +58,18 @@ func fresh(req *http.Request) (*http.Request, error) {
 		return nil, errors.New("sturdy: Request.GetBody returned nothing")
 	}
 	next.Body = body
+	if !idempotent(req) {
+		noteReads(next)
+	}
 	return next, nil
 }
 
-// A peeked body was read ahead of its reader, who gets every byte of it still.
+// A peeked body may be read ahead of its reader, who gets every byte of it still.
 type peeked struct {
 	body   io.ReadCloser
 	enough func(ahead []byte) bool // nothing more need be read ahead; nil means never
 	closed atomic.Bool
-	done   chan struct{} // closed when nothing reads ahead any more
+	done   <-chan struct{} // closed when nothing reads ahead any more; nil if nothing ever did
 
 	mu     sync.Mutex
 	ahead  []byte // what was read ahead
@@ -63,7 +77,15 @@ type peeked struct {
 	stop   bool   // enough
 	thrown any    // the value of a panic in body.Read
 
-	off int // how much of ahead the reader has
+	off    int  // how much of ahead the reader has
+	direct bool // it has all of that, and reads on by itself
+
+	verdict *verdict // what travels with the answer; or nil
+}
+
+// readBefore returns a body of which all was read ahead.
+func readBefore(all []byte) *peeked {
+	return &peeked{body: http.NoBody, done: closedChan(), ahead: all, err: io.EOF}
 }
 
 // peek returns a body that reads as body does, after it has read ahead for at
@@ -109,8 +131,9 @@ func (p *peeked) resume() {
 			return
 		}
 	}
-	p.done = make(chan struct{})
-	go p.readAhead(p.done)
+	done := make(chan struct{})
+	p.done, p.direct = done, false
+	go p.readAhead(done)
 }
 
 func (p *peeked) readAhead(done chan<- struct{}) {
@@ -184,22 +207,43 @@ func (p *peeked) more(req *http.Request, d time.Duration) bool {
 	return false
 }
 
+// Read returns what was read ahead as soon as it is there, and after that what
+// the read that is under way brings.
 func (p *peeked) Read(b []byte) (int, error) {
 	if p.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	if p.done == nil || p.direct {
+		return p.body.Read(b)
+	}
+	if n, ok := p.take(b); ok {
+		return n, nil
+	}
 	<-p.done
+	n, ok := p.take(b)
 	switch {
-	case p.off < len(p.ahead):
-		n := copy(b, p.ahead[p.off:])
-		p.off += n
+	case ok:
 		return n, nil
 	case p.thrown != nil:
 		panic(p.thrown)
 	case p.err != nil:
 		return 0, p.err
 	}
+	p.direct = true
 	return p.body.Read(b)
+}
+
+// take copies to b what was read ahead and the reader does not have yet, and
+// reports whether there is any.
+func (p *peeked) take(b []byte) (n int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.off == len(p.ahead) {
+		return 0, false
+	}
+	n = copy(b, p.ahead[p.off:])
+	p.off += n
+	return n, true
 }
 
 func (p *peeked) Close() error {

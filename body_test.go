@@ -88,6 +88,80 @@ func TestABodyThatIsSlowIsReadToItsEnd(t *testing.T) {
 	})
 }
 
+func TestBytesThatHaveComeAreReadableAtOnce(t *testing.T) {
+	for name, read := range map[string]func(*testing.T, io.Reader, string){
+		"in one read": func(t *testing.T, body io.Reader, want string) {
+			got := make([]byte, 100)
+			n, err := body.Read(got)
+			require.NoError(t, err)
+			assert.Equal(t, want, string(got[:n]))
+		},
+		"byte by byte": func(t *testing.T, body io.Reader, want string) {
+			got, err := io.ReadAll(io.LimitReader(iotest.OneByteReader(body), int64(len(want))))
+			require.NoError(t, err)
+			assert.Equal(t, want, string(got))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, w := io.Pipe()
+				base := rtFunc(func(req *http.Request) (*http.Response, error) {
+					resp := answer(req, 400, "")
+					resp.Body = r
+					return resp, nil
+				})
+				go func() { _, _ = io.WriteString(w, "event: error\n\n") }()
+				resp, err := (&Transport{Base: base}).RoundTrip(get(t))
+				require.NoError(t, err)
+				came := time.Now()
+				read(t, resp.Body, "event: error\n\n")
+				assert.Equal(t, came, time.Now(), "no wait for the next event")
+
+				for i := range 3 {
+					next := strings.Repeat("x", i+1)
+					time.AfterFunc(time.Hour, func() { _, _ = io.WriteString(w, next) })
+					read(t, resp.Body, next)
+				}
+				time.AfterFunc(time.Hour, func() { w.Close() })
+				rest, err := io.ReadAll(resp.Body)
+				require.NoError(t, err)
+				assert.Empty(t, rest)
+			})
+		})
+	}
+}
+
+func TestCloseEndsAReadOfABodyThatWasReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := peek(get(t), newStalledBody("begin"))
+		got := make([]byte, 10)
+		n, err := p.Read(got)
+		require.NoError(t, err)
+		require.Equal(t, "begin", string(got[:n]))
+		time.AfterFunc(time.Hour, func() { p.Close() })
+		_, err = p.Read(got)
+		assert.Equal(t, http.ErrBodyReadAfterClose, err)
+	})
+}
+
+func TestAPanicOfTheReadUnderWayBelongsToTheReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		p := peek(get(t), io.NopCloser(readerFunc(func(b []byte) (int, error) {
+			if reads++; reads == 1 {
+				return copy(b, "begin"), nil
+			}
+			time.Sleep(time.Hour)
+			panic("read")
+		})))
+		got := make([]byte, 10)
+		n, err := p.Read(got)
+		require.NoError(t, err)
+		assert.Equal(t, "begin", string(got[:n]))
+		assert.PanicsWithValue(t, "read", func() { _, _ = p.Read(got) })
+	})
+}
+
 func TestAPanicInABodyBelongsToItsReader(t *testing.T) {
 	p := peek(get(t), io.NopCloser(panicReader{}))
 	assert.PanicsWithValue(t, "read", func() { _, _ = p.Read(make([]byte, 1)) })

@@ -67,6 +67,7 @@ const (
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := gated(req, baseOf(b.Base), nil, b, nil)
+	answerTo(req, req, resp)
 	return b.answer(req, resp, err)
 }
 

@@ -56,10 +56,10 @@ type Budget struct {
 const (
 	budgetSize  = 20
 	budgetRatio = 3.
-	budgetFade  = time.Second / 2  // what is above Size shrinks to 1/e of it
-	budgetDrip  = 2 * time.Second  // for one retry, up to Size
-	budgetWorks = time.Second / 2  // after a success in which retries are free
-	budgetEvent = time.Second      // without a failure, after which one is a new event
+	budgetFade  = time.Second / 2 // what is above Size shrinks to 1/e of it
+	budgetDrip  = 2 * time.Second // for one retry, up to Size
+	budgetWorks = time.Second / 2 // after a success in which retries are free
+	budgetEvent = time.Second     // without a failure, after which one is a new event
 )
 
 func (b *Budget) check() error {

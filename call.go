@@ -31,11 +31,8 @@ type call struct {
 type callKey struct{}
 
 func (c *call) Value(key any) any {
-	switch key.(type) {
-	case callKey:
+	if _, ok := key.(callKey); ok {
 		return c
-	case verdictKey:
-		return nil // one from above is on the answer to another call
 	}
 	return c.Context.Value(key)
 }
@@ -88,6 +85,9 @@ func sendFor(req *http.Request, base http.RoundTripper, attempt *http.Request) (
 	if err == nil && resp != nil {
 		if resp.Body == nil {
 			resp.Body = http.NoBody
+		}
+		if attempt != req && resp.Request == attempt {
+			resp.Request = req
 		}
 		return resp, nil
 	}

@@ -32,6 +32,9 @@ func Classify(resp *http.Response, err error) *Error {
 	if resp != nil {
 		req = resp.Request
 	}
+	if err == nil && resp.StatusCode < 400 {
+		return judgeOpening(req, resp, anyVerdictIn(resp.Body))
+	}
 	return judge(req, resp, err)
 }
 
@@ -74,34 +77,14 @@ func ClassOf(err error) Class {
 	return v.class
 }
 
-// A verdict travels with the answer that it is of, so that its body is read
-// once however many layers ask.
-type verdict struct {
-	context.Context
-	resp    *http.Response
-	err     *Error   // nil for a success
-	opening *opening // of a body under a 200 that nobody has asked about yet; or nil
-
-	forbidden bool // X-Should-Retry is not the server's word, but Retry's to an SDK
-}
-
-type verdictKey struct{}
-
-func (v *verdict) Value(key any) any {
-	if _, ok := key.(verdictKey); ok {
-		return v
-	}
-	return v.Context.Value(key)
-}
-
-// judge is Classify for the layers, which know the request. A success costs two
-// comparisons.
+// judge is Classify for the layers, which know the request. A success costs a
+// few comparisons.
 func judge(req *http.Request, resp *http.Response, err error) *Error {
 	if err != nil {
 		return judgeError(req, err)
 	}
 	if resp.StatusCode < 400 {
-		return judgeOpening(req, resp)
+		return judgeOpening(req, resp, verdictIn(resp.Body))
 	}
 	if v := verdictOf(resp); v != nil {
 		return v.err
@@ -111,49 +94,25 @@ func judge(req *http.Request, resp *http.Response, err error) *Error {
 
 // judgeAnew judges an answer whatever the verdict was before.
 func judgeAnew(req *http.Request, resp *http.Response) *Error {
-	e := judgeAnswer(req, resp)
-	if resp.Request != nil {
-		req = resp.Request // what was sent, in the end
+	v := &verdict{resp: resp, sent: requestSent(resp)}
+	if old := anyVerdictIn(resp.Body); old != nil {
+		v.forbidden = old.forbidden
 	}
-	if req != nil {
-		resp.Request = req.WithContext(&verdict{Context: req.Context(), resp: resp, err: e})
-	}
-	return e
-}
-
-// verdictOf returns the verdict that travels with resp, or nil. Somebody
-// between two layers may have made another answer of it.
-func verdictOf(resp *http.Response) *verdict {
-	v := verdictIn(resp)
-	if v == nil || v.resp != resp || v.err == nil || v.err.StatusCode != resp.StatusCode {
-		return nil
-	}
-	return v
-}
-
-// verdictIn returns the verdict that travels with resp or with what resp was
-// made of, or nil.
-func verdictIn(resp *http.Response) *verdict {
-	if resp.Request == nil {
-		return nil
-	}
-	v, _ := resp.Request.Context().Value(verdictKey{}).(*verdict)
-	return v
+	v.err = judgeAnswer(req, resp)
+	carry(resp, v)
+	return v.err
 }
 
 // judgeOpening judges an answer that is a success by its status. Only if Stream
 // is below, there is more to ask: it marks the answers to look into.
-func judgeOpening(req *http.Request, resp *http.Response) *Error {
-	if resp.Request == nil {
-		return nil
-	}
-	v, _ := resp.Request.Context().(*verdict)
+func judgeOpening(req *http.Request, resp *http.Response, v *verdict) *Error {
 	if v == nil || v.resp != resp {
 		return nil
 	}
 	if o := v.opening; o != nil {
 		v.opening = nil
 		v.err = o.judge(req, resp)
+		carry(resp, v)
 	}
 	return v.err
 }
@@ -183,7 +142,7 @@ type exchange struct {
 }
 
 func exchangeOf(req *http.Request, resp *http.Response) *exchange {
-	return &exchange{req, resp.Request, resp.StatusCode, serverHeader(resp), attemptOf(orEmpty(req))}
+	return &exchange{req, requestSent(resp), resp.StatusCode, serverHeader(resp), attemptOf(orEmpty(req))}
 }
 
 // says is the Error of an answer whose body, or an event of it, says what went
@@ -216,7 +175,7 @@ func (x *exchange) says(body said) *Error {
 
 // serverHeader returns the headers of resp without the one that is Retry's.
 func serverHeader(resp *http.Response) http.Header {
-	if v := verdictIn(resp); v == nil || !v.forbidden {
+	if v := anyVerdictIn(resp.Body); v == nil || !v.forbidden {
 		return resp.Header
 	}
 	header := resp.Header.Clone()

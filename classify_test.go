@@ -306,10 +306,32 @@ func TestASecretThatABaseAddsIsNotShown(t *testing.T) {
 		sent.Header.Set("Authorization", "Bearer opaque-secret-value-123")
 		return answer(sent, 401, `{"error":{"message":"Bad key opaque-secret-value-123"},"request_id":"opaque-secret-value-123"}`), nil
 	})
-	resp, err := (&Transport{Base: base}).RoundTrip(get(t))
-	e := Classify(resp, err)
-	assert.NotContains(t, everyText(e)+e.RequestID+e.Report().String(), "opaque-secret")
-	assert.Equal(t, "Bearer opaque-secret-value-123", resp.Request.Header.Get("Authorization"), "the response says what was sent")
+	for name, layer := range everyLayer {
+		resp, err := layer(base).RoundTrip(get(t))
+		e := Classify(resp, err)
+		assert.Equal(t, ErrAuthentication, e.Class, name)
+		assert.NotContains(t, everyText(e)+e.RequestID+e.Report().String(), "opaque-secret", name)
+	}
+}
+
+func TestASecretThatABaseAddsIsNotShownInAStream(t *testing.T) {
+	base := rtFunc(func(req *http.Request) (*http.Response, error) {
+		sent := req.Clone(req.Context())
+		sent.Header.Set("Authorization", "Bearer opaque-secret-value-123")
+		resp := answer(sent, 200, "data: {\"error\":{\"message\":\"Bad key opaque-secret-value-123\"}}\n\n")
+		resp.Header.Set("Content-Type", "text/event-stream")
+		return resp, nil
+	})
+	for name, layer := range everyLayer {
+		synctest.Test(t, func(t *testing.T) {
+			for _, rt := range []http.RoundTripper{&Stream{Base: layer(base)}, layer(&Stream{Base: base})} {
+				resp, err := rt.RoundTrip(post(t, "x"))
+				if e := Classify(resp, err); assert.NotNil(t, e, name) {
+					assert.NotContains(t, everyText(e)+e.Report().String(), "opaque-secret", name)
+				}
+			}
+		})
+	}
 }
 
 func TestNoHalfOfASecretIsShown(t *testing.T) {

@@ -96,5 +96,7 @@
 // acts on a request and then says 500 should be given an Idempotency-Key, and if
 // it does not heed that, a Retry.Decide that says so. In either case the body
 // must be there once more: http.NewRequest sees to that for a bytes.Buffer,
-// bytes.Reader and strings.Reader; set Request.GetBody for others.
+// bytes.Reader and strings.Reader. Of others, those whose ContentLength is known
+// and at most 64 KiB, see Retry.ReplayBody, are copied while they are sent; set
+// Request.GetBody for the rest.
 package sturdy

@@ -65,7 +65,9 @@ type Limiter interface {
 
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
-	return gated(req, baseOf(l.Base), l, nil, nil)
+	resp, err := gated(req, baseOf(l.Base), l, nil, nil)
+	answerTo(req, req, resp)
+	return resp, err
 }
 
 // CloseIdleConnections closes those of Base.

@@ -1,12 +1,10 @@
 package sturdy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	crand "crypto/rand"
 	"errors"
-	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -19,12 +17,15 @@ import (
 //
 // It is worth it if the failure is one that passes: see [Error.Retryable]. It
 // is safe if the server cannot have acted on the last attempt, because nothing
-// of it was written, or if acting twice does no harm: the method is idempotent
-// (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request has an
-// Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
+// of it was written, nor its body read, or if acting twice does no harm: the
+// method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request
+// has an Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
-// that the request may be sent again, whatever its method. A request whose body
-// cannot be had again with GetBody is sent once. Decide may know better.
+// that the request may be sent again, whatever its method. Decide may know better.
+//
+// Every attempt sends the whole body: the request's GetBody gives it again. A
+// body without GetBody is copied while it is sent, if its ContentLength is known
+// and not more than ReplayBody; any other is sent once.
 //
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
@@ -58,6 +59,7 @@ type Retry struct {
 	MaxRetryAfter  time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
 	MaxElapsed     time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
 	ReplayUnsafe   bool                                 // send POST and PATCH again even where the server may have acted on the last one
+	ReplayBody     int                                  // bytes of a body without GetBody that are kept to send it again, copied as they are sent; a longer one is sent once; zero means 64 KiB, negative means none
 	IdempotencyKey bool                                 // give a POST or PATCH without an Idempotency-Key one, the same for all its attempts: for servers that heed it
 	Decide         func(*http.Request, *Error) Decision // the caller's own rule for a failed attempt; nil means Default
 	Budget         *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
@@ -107,7 +109,9 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		return nil, err
 	}
 	if callOf(req) != nil || retriedAbove(req) {
-		return send(next, req)
+		resp, err := send(next, req)
+		answerTo(req, req, resp)
+		return resp, err
 	}
 	c := &call{Context: req.Context(), began: time.Now(), method: req.Method, url: req.URL, patience: max(maxHold, r.MaxRetryAfter)}
 	if r.MaxElapsed > 0 {
@@ -122,7 +126,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		s.send(n)
 		wait, again := s.another()
 		if !again {
-			return s.handBack()
+			return s.handBack(req)
 		}
 		drained := s.giveUp(wait)
 		if err := s.rest(req, wait); err != nil {
@@ -148,12 +152,24 @@ func retriedAbove(req *http.Request) bool {
 // first returns req as it is sent for the first time.
 func (r *Retry) first(req *http.Request, c *call) *http.Request {
 	attempt := req.WithContext(c)
+	if r.keeps(req) {
+		keepBody(attempt)
+	}
 	if r.IdempotencyKey && !idempotent(req) {
 		attempt.Header = make(http.Header, len(req.Header)+1)
 		maps.Copy(attempt.Header, req.Header)
 		attempt.Header.Set("Idempotency-Key", crand.Text())
 	}
+	if req.GetBody != nil && !idempotent(attempt) && !r.ReplayUnsafe && r.attempts() > 1 {
+		noteReads(attempt)
+	}
 	return attempt
+}
+
+// keeps reports whether req's body is kept to be sent again.
+func (r *Retry) keeps(req *http.Request) bool {
+	return req.GetBody == nil && hasBody(req) && r.attempts() > 1 &&
+		0 < req.ContentLength && req.ContentLength <= int64(cmp.Or(r.ReplayBody, replayBytes))
 }
 
 // with returns r, or the settings for requests with ctx, and whether there is
@@ -173,6 +189,7 @@ func (r *Retry) with(ctx context.Context) (_ *Retry, owner bool, _ error) {
 		MaxRetryAfter:  cmp.Or(o.MaxRetryAfter, r.MaxRetryAfter),
 		MaxElapsed:     cmp.Or(o.MaxElapsed, r.MaxElapsed),
 		ReplayUnsafe:   o.ReplayUnsafe || r.ReplayUnsafe,
+		ReplayBody:     cmp.Or(o.ReplayBody, r.ReplayBody),
 		IdempotencyKey: o.IdempotencyKey || r.IdempotencyKey,
 		Decide:         o.Decide,
 		Budget:         cmp.Or(o.Budget, r.budget()),
@@ -234,6 +251,9 @@ func (s *series) release() {
 	}
 	if s.following != nil {
 		closeBody(s.following)
+	}
+	if b, ok := s.attempt.Body.(*replayBody); ok {
+		b.of.finish()
 	}
 	if s.paid {
 		s.account.state.payBack()
@@ -406,13 +426,14 @@ func (s *series) giveUp(wait time.Duration) <-chan struct{} {
 	return s.last.giveUp()
 }
 
-// handBack returns what is in hand as the caller gets it.
-func (s *series) handBack() (*http.Response, error) {
+// handBack returns what is in hand as the caller, who sent req, gets it.
+func (s *series) handBack(req *http.Request) (*http.Response, error) {
 	if s.in.e != nil && s.in.resp != nil && s.owner {
 		s.in.forbid()
 	}
 	resp := s.in.resp
 	s.in.resp = nil
+	answerTo(req, s.attempt, resp)
 	return resp, s.in.final()
 }
 
@@ -518,7 +539,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 // safe reports whether sending req again does no harm, whatever the server made
 // of it the last time.
 func (r *Retry) safe(req *http.Request, e *Error) bool {
-	if r.ReplayUnsafe || e.unsent || idempotent(req) {
+	if r.ReplayUnsafe || idempotent(req) || e.unsent && unread(req) {
 		return true
 	}
 	switch e.StatusCode {
@@ -645,7 +666,9 @@ func (l *result) giveUp() <-chan struct{} {
 	body := l.resp.Body
 	if p, ok := body.(*peeked); ok {
 		if ahead, whole := p.bytes(); whole {
-			l.resp.Body = io.NopCloser(bytes.NewReader(ahead))
+			kept := readBefore(ahead)
+			kept.verdict = verdictIn(body)
+			l.resp.Body = kept
 			return discard(body)
 		}
 	}

@@ -78,7 +78,7 @@ func TestTheCallersRuleIsAskedOnlyWhereThereMayBeAnotherAttempt(t *testing.T) {
 	}{
 		"not after the last": {most: 3, step: status(404), asked: []int{1, 2}, status: 404},
 		"not without a body to send": {req: func(req *http.Request) *http.Request {
-			req.GetBody = nil
+			req.GetBody, req.ContentLength = nil, -1
 			return req
 		}, step: status(404), status: 404},
 		"not when the caller has gone": {req: func(req *http.Request) *http.Request {

@@ -26,6 +26,7 @@ func TestRetrySendsAgainWhatPassesAndIsSafe(t *testing.T) {
 		step   func(*http.Request) (*http.Response, error)
 		header string
 		unsafe bool
+		unread bool // the base does not read the body
 		sent   int
 	}{
 		{name: "a success", method: "GET", step: status(200), sent: 1},
@@ -49,7 +50,8 @@ func TestRetrySendsAgainWhatPassesAndIsSafe(t *testing.T) {
 		{name: "529 says that it was not acted on", method: "POST", step: status(529), sent: 3},
 		{name: "the server says not to", method: "GET", step: status(503, "X-Should-Retry", "false"), sent: 1},
 		{name: "the server says to", method: "POST", step: status(400, "X-Should-Retry", "true"), sent: 3},
-		{name: "nothing was written", method: "POST", step: fails(dialed), sent: 3},
+		{name: "nothing was written", method: "POST", step: fails(dialed), unread: true, sent: 3},
+		{name: "nothing was written, after the body was read", method: "POST", step: fails(dialed), sent: 1},
 		{name: "reset GET", method: "GET", step: fails(errReset), sent: 3},
 		{name: "reset PUT", method: "PUT", step: fails(errReset), sent: 3},
 		{name: "reset DELETE", method: "DELETE", step: fails(errReset), sent: 3},
@@ -70,7 +72,16 @@ func TestRetrySendsAgainWhatPassesAndIsSafe(t *testing.T) {
 				if row.header != "" {
 					req.Header.Set(row.header, "1")
 				}
-				resp, err := (&Retry{Base: base, Attempts: 3, ReplayUnsafe: row.unsafe}).RoundTrip(req)
+				r := &Retry{Base: base, Attempts: 3, ReplayUnsafe: row.unsafe}
+				if row.unread {
+					r.Base = baseFunc(func(req *http.Request) (*http.Response, error) {
+						closeBody(req)
+						sent := *req
+						sent.Body = nil
+						return base.RoundTrip(&sent)
+					})
+				}
+				resp, err := r.RoundTrip(req)
 				assert.Len(t, base.times(), row.sent)
 				assert.NotEqual(t, resp == nil, err == nil, "exactly one of response and error")
 				if resp != nil {
@@ -221,6 +232,7 @@ func TestRetryGivesEachAttemptAFreshBody(t *testing.T) {
 		first := &trackedBody{Reader: strings.NewReader("payload")}
 		var more []*trackedBody
 		req := post(t, "")
+		req.Method = http.MethodPut
 		req.Body = first
 		req.GetBody = func() (io.ReadCloser, error) {
 			b := &trackedBody{Reader: strings.NewReader("payload")}
@@ -254,7 +266,7 @@ func TestRetryReturnsTheAnswerWhereTheBodyCannotBeHadAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := script(status(503), status(200))
 				req := post(t, "x")
-				req.GetBody = getBody
+				req.GetBody, req.ContentLength = getBody, -1
 				resp, err := (&Retry{Base: base}).RoundTrip(req)
 				require.NoError(t, err)
 				assert.Len(t, base.times(), 1)

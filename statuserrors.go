@@ -30,6 +30,7 @@ func (s *StatusErrors) RoundTrip(req *http.Request) (*http.Response, error) {
 		<-discard(resp.Body)
 		return nil, e
 	}
+	answerTo(req, req, resp)
 	return resp, nil
 }
 

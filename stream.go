@@ -57,6 +57,7 @@ func (s *Stream) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	f := formatOf(resp)
 	if f == 0 {
+		answerTo(req, req, resp)
 		return resp, nil
 	}
 	o := &opening{exchange: exchangeOf(req, resp), wait: cmp.Or(s.FirstEvent, 10*time.Second)}
@@ -65,11 +66,9 @@ func (s *Stream) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = o.stream
 	}
 	if o.wait > 0 {
-		if resp.Request != nil {
-			req = resp.Request
-		}
-		resp.Request = req.WithContext(&verdict{Context: req.Context(), resp: resp, opening: o})
+		carry(resp, &verdict{resp: resp, opening: o, sent: o.sent})
 	}
+	answerTo(req, req, resp)
 	return resp, nil
 }
 

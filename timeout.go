@@ -50,7 +50,9 @@ func (t *Timeout) CloseIdleConnections() { closeIdle(t.Base) }
 
 func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
 	if t.Header <= 0 && t.Idle <= 0 {
-		return send(next, req)
+		resp, err := send(next, req)
+		answerTo(req, req, resp)
+		return resp, err
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	flows := false
@@ -69,6 +71,7 @@ func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(con
 		flows = true
 		t.bound(req, resp, cancel, w)
 	}
+	answerTo(req, req, resp)
 	return resp, nil
 }
 

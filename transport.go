@@ -12,6 +12,7 @@ import (
 //
 // The caller sees what Base returned, in the end: the last answer as it came,
 // whatever its status, or an error. [Check] tells what either of them means.
+// Response.Request is the caller's own request, however often it was sent.
 //
 // The zero value is ready to use. Make one Transport and keep it: what it knows
 // of limits and outages is in it. Its settings are not changed after the first

@@ -75,6 +75,40 @@ func TestEveryAttemptSendsTheWholeBody(t *testing.T) {
 	})
 }
 
+func TestEventsUnderAnErrorStatusAreReadAsTheyCome(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, p protocol) {
+		heard := make(chan struct{})
+		s := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.WriteHeader(400)
+			for range 3 {
+				_, _ = io.WriteString(w, "data: {}\n\n")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-heard:
+				case <-r.Context().Done():
+					return
+				}
+			}
+		})
+		resp, err := s.client(&sturdy.Transport{}).Do(s.request(http.MethodPost, "x"))
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		defer time.AfterFunc(atOnce, func() { resp.Body.Close() }).Stop()
+		got := make([]byte, len("data: {}\n\n"))
+		for range 3 {
+			_, err := io.ReadFull(resp.Body, got)
+			require.NoError(t, err)
+			assert.Equal(t, "data: {}\n\n", string(got))
+			heard <- struct{}{}
+		}
+		_, err = resp.Body.Read(got)
+		assert.Equal(t, io.EOF, err)
+	})
+}
+
 func TestTheLastAnswerComesByteForByte(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, p protocol) {

@@ -395,3 +395,43 @@ func TestWhatReachedTheCallerIsNeverSentAgain(t *testing.T) {
 		assert.Len(t, s.seen(), 1)
 	})
 }
+
+func TestAnAnswerHasItsRequestAndItsHistory(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, p protocol) {
+		for name, handler := range map[string]http.HandlerFunc{
+			"with a body": answer(503, "busy"),
+			"without":     answer(503, ""),
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := p.serve(t, handler)
+				req := s.request(http.MethodPost, "x")
+				client := s.client(&sturdy.Transport{Timeout: sturdy.Timeout{Header: time.Minute, Idle: time.Minute}})
+				resp, err := client.Transport.RoundTrip(req)
+				require.NoError(t, err)
+				assert.Same(t, req, resp.Request)
+				require.NoError(t, resp.Body.Close())
+				require.NoError(t, resp.Request.Context().Err())
+
+				client.Timeout = time.Minute
+				o := s.do(client, s.request(http.MethodPost, "x"))
+				var e *sturdy.Error
+				require.ErrorAs(t, o.failure, &e)
+				assert.Equal(t, 5, e.Attempts)
+				assert.Len(t, e.Report().Attempts, 5)
+				assert.Len(t, s.seen(), 10)
+			})
+		}
+		t.Run("a success", func(t *testing.T) {
+			s := p.serve(t, fine)
+			req := s.request(http.MethodGet, "")
+			resp, err := s.client(&sturdy.Transport{Timeout: sturdy.Timeout{Header: time.Minute}}).Transport.RoundTrip(req)
+			require.NoError(t, err)
+			assert.Same(t, req, resp.Request)
+			_, err = io.Copy(io.Discard, resp.Body)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.NoError(t, resp.Request.Context().Err())
+		})
+	})
+}

@@ -124,6 +124,8 @@
 //   - context-released: a context that the layer made must be ended when the
 //     request is over
 //   - response-or-error: RoundTrip must return either a response or an error
+//   - response-request: Response.Request must be there, with a context that
+//     ends no sooner than the caller's
 //   - error-kept: an error must keep that of the base, for errors.Is and
 //     errors.As
 //   - responses-closed: the body of every response must be closed: by the

@@ -277,6 +277,21 @@ var mutants = []mutantOf{
 		}
 		return resp, nil
 	})},
+	{"it shows a request whose context it has ended", "response-request", mutate(func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+		ctx, cancel := context.WithCancel(req.Context())
+		resp, err := base.RoundTrip(req.WithContext(ctx))
+		if err != nil || resp == nil || resp.Body == nil {
+			cancel()
+			return resp, err
+		}
+		body := resp.Body
+		resp.Body = readCloser{body, closerFunc(func() error { defer cancel(); return body.Close() })}
+		return resp, nil
+	})},
+	{"it forgets the request", "response-request", after(func(_ *http.Request, resp *http.Response) (*http.Response, error) {
+		resp.Request = nil
+		return resp, nil
+	})},
 	{"it keeps the text of an error only", "error-kept", mutate(func(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := base.RoundTrip(req)
 		if err != nil && req.Context().Err() == nil {

@@ -1,6 +1,7 @@
 package sturdytest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -21,6 +22,7 @@ var rules = []rule{
 	{name: "context-passed-on", text: "the request's context, with its values and its deadline, must reach the base", judge: contextPassedOn},
 	{name: "context-released", text: "a context that the layer made must be ended when the request is over", judge: contextReleased},
 	{name: "response-or-error", text: "RoundTrip must return either a response or an error", judge: responseOrError},
+	{name: "response-request", text: "Response.Request must be there, with a context that ends no sooner than the caller's", judge: responseRequest},
 	{name: "error-kept", text: "an error must keep that of the base, for errors.Is and errors.As", judge: errorKept},
 	{name: "responses-closed", text: "the body of every response must be closed: by the layer, if the caller does not get it", judge: responsesClosed},
 	{name: "short-answers-drained", text: "a short answer that is given up must be read to its end, or HTTP/1.1 loses the connection", judge: shortAnswersDrained},
@@ -162,6 +164,20 @@ func responseOrError(c *check, p *played) {
 		c.errorf("%s: it returns neither", p.name)
 	case p.resp != nil && p.resp.Body == nil:
 		c.errorf("%s: it returns a %d whose Body is nil", p.name, p.resp.StatusCode)
+	}
+}
+
+// responseRequest looks at it when the body has been read and closed, as the
+// caller may do, too.
+func responseRequest(c *check, p *played) {
+	switch {
+	case p.resp == nil || ended(p.req.Request) != nil:
+	case p.resp.Request == nil:
+		c.errorf("%s: it is nil", p.name)
+	case p.resp.Request.Context().Err() != nil:
+		c.errorf("%s: its context has ended: %v", p.name, context.Cause(p.resp.Request.Context()))
+	case p.resp.Request.Context().Value(contextKey{}) != "a value":
+		c.errorf("%s: its context has lost its values", p.name)
 	}
 }
 

@@ -140,6 +140,13 @@ var kinds = []struct {
 		return r
 	}},
 	{"PUT without GetBody", func() *tracked { return newUpload(http.MethodPut, payload) }},
+	{"POST of known length without GetBody", func() *tracked { return ofKnownLength(newUpload(http.MethodPost, payload)) }},
+	{"PUT of known length without GetBody", func() *tracked { return ofKnownLength(newUpload(http.MethodPut, payload)) }},
+}
+
+func ofKnownLength(r *tracked) *tracked {
+	r.ContentLength = int64(len(payload))
+	return r
 }
 
 const (
