@@ -44,7 +44,7 @@ import (
 //	}}
 type Breaker struct {
 	Base        http.RoundTripper            // sends the requests; nil means http.DefaultTransport
-	Failures    int                          // in a row that open the circuit; zero means 10, negative means that none do
+	Failures    int                          // in a row that open the circuit; zero means 10, or more while some fail by chance; negative means that none do
 	Ratio       float64                      // of failures among the requests of a Window that opens the circuit; zero means 0.9, negative means that none does
 	Window      time.Duration                // that Ratio looks at; zero or negative means 10s
 	MinRequests int                          // in a Window, before Ratio means anything; zero or negative means 50
@@ -122,6 +122,7 @@ func outcome(e *Error) error {
 // The methods of a nil circuit let everything pass.
 type circuit struct {
 	failures         int
+	strict           bool // failures is the caller's own number
 	ratio            float64
 	minRequests      int
 	window           time.Duration
@@ -199,6 +200,7 @@ type admission struct {
 func (b *Breaker) newCircuit() *circuit {
 	c := &circuit{
 		failures:    cmp.Or(b.Failures, 10),
+		strict:      b.Failures != 0,
 		ratio:       cmp.Or(b.Ratio, 0.9),
 		minRequests: b.MinRequests,
 		window:      b.Window,
@@ -238,11 +240,20 @@ func (c *circuit) newMachine() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 // book. What gobreaker calls consecutive ends with its window.
 func (c *circuit) trips(n gobreaker.Counts) bool {
 	seen := n.TotalFailures + n.TotalSuccesses
+	return c.forced ||
+		c.failures > 0 && (c.inRow() || c.broken.n >= c.failures) ||
+		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
+}
+
+// inRow reports whether so many have failed in a row that the server is down. A
+// number of the caller's own is taken at its word.
+func (c *circuit) inRow() bool {
+	if c.strict {
+		return c.run.n >= c.failures
+	}
 	// Failures come sooner than the successes that were sent among them.
 	settled := c.out == 0 || time.Since(c.run.since) >= cmp.Or(c.takes, slowSuccess)
-	return c.forced ||
-		c.failures > 0 && (settled && c.run.n >= max(c.failures, c.chance.longest(1e-5)) || c.broken.n >= c.failures) ||
-		c.ratio > 0 && int64(seen) >= int64(c.minRequests) && float64(n.TotalFailures) >= c.ratio*float64(seen)
+	return settled && c.run.n >= max(c.failures, c.chance.longest(1e-5))
 }
 
 // idle reports whether the circuit may be forgotten. A run of failures that has
@@ -530,7 +541,9 @@ func (c *circuit) change(_ string, _, to gobreaker.State) {
 			c.ramp.stop(now)
 		}
 		ev := Event{Kind: EventOpen, Wait: c.period(), Err: c.last}
-		c.trials = c.chance.longest(0.02)
+		if !c.strict {
+			c.trials = c.chance.longest(0.02)
+		}
 		c.since, c.until, c.asked = now, now.Add(ev.Wait), now.Add(hint(c.last))
 		c.lasting = "its circuit was opened by hand"
 		if c.last != nil {

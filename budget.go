@@ -136,10 +136,12 @@ func (a *account) pay(sent time.Time) (paid, free bool) {
 	a.age()
 	quiet := a.at.Sub(a.again) >= budgetEvent
 	a.again = a.at
-	if quiet {
+	switch {
+	case a.at.Sub(a.worked) < budgetWorks:
+		return false, true
+	case quiet:
 		a.failed = a.at
-	}
-	if sent.Before(a.failed) || a.at.Sub(a.worked) < budgetWorks {
+	case sent.Before(a.failed):
 		return false, true
 	}
 	if a.balance < 1 {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,9 @@ import (
 func (b *Budget) left(t testing.TB) float64 {
 	e := b.open(get(t))
 	defer b.close(e)
-	e.state.succeeded(time.Time{}, 0)
+	e.state.mu.Lock()
+	defer e.state.mu.Unlock()
+	e.state.age()
 	return e.state.balance
 }
 
@@ -31,7 +34,7 @@ func TestWithAnEmptyBudgetTheLastAnswerGoesBackAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen observed
 		base := script(status(503))
-		r := &Retry{Base: base, Attempts: 10, Budget: &Budget{Size: 3}, Observe: seen.see}
+		r := &Retry{Base: base, Attempts: 10, MinDelay: -1, Budget: &Budget{Size: 3}, Observe: seen.see}
 		resp, err := r.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.Len(t, base.times(), 4, "once, and three retries")
@@ -69,8 +72,8 @@ func TestWhatBecomesOfARetryThatWasPaidFor(t *testing.T) {
 		{"each failure costs one", []func(*http.Request) (*http.Response, error){status(503)}, -1, 1},
 		{"nor does a broken connection", []func(*http.Request) (*http.Response, error){fails(errReset)}, -1, 1},
 		{"what our own layers refuse was not sent", []func(*http.Request) (*http.Response, error){status(503), fails(refused)}, -1, 5},
-		{"a caller who leaves during the wait had it sent to nobody", []func(*http.Request) (*http.Response, error){status(503, "Retry-After", "60")}, 0, 5.1},
-		{"one who leaves after it was sent leaves it open", []func(*http.Request) (*http.Response, error){status(503), late}, -1, 4.1},
+		{"a caller who leaves during the wait had it sent to nobody", []func(*http.Request) (*http.Response, error){status(503, "Retry-After", "60")}, 0, 5.5},
+		{"one who leaves after it was sent leaves it open", []func(*http.Request) (*http.Response, error){status(503), late}, -1, 4.5},
 		{"a first failure alone costs nothing", []func(*http.Request) (*http.Response, error){status(404)}, -1, 5},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -147,7 +150,7 @@ func TestARetryIsPaidForBeforeItsWait(t *testing.T) {
 	})
 }
 
-func TestACallThatSucceedsAtOnceEarnsAPartOfARetry(t *testing.T) {
+func TestWhileTheServerWorksRetriesAreFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := true
 		r := &Retry{Budget: &Budget{Size: 1, Ratio: 0.5}, Attempts: 2, MinDelay: -1}
@@ -170,16 +173,18 @@ func TestACallThatSucceedsAtOnceEarnsAPartOfARetry(t *testing.T) {
 		assert.Equal(t, 1, call(), "it failed")
 		down = false
 		call()
+		assert.Equal(t, 0.5, r.Budget.left(t))
 		down = true
-		assert.Equal(t, 1, call(), "half a one")
-		down = false
-		call()
-		down = true
-		assert.Equal(t, 2, call(), "two halves")
+		time.Sleep(budgetWorks - 1)
+		for range 10 {
+			assert.Equal(t, 2, call(), "the server has just worked")
+		}
+		time.Sleep(1)
+		assert.Equal(t, 1, call(), "and now it has not for some time")
 	})
 }
 
-func TestAnEmptyBudgetGetsOneRetryInTenSeconds(t *testing.T) {
+func TestAnEmptyBudgetGetsOneRetryInTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(503))
 		r := &Retry{Base: base, Budget: &Budget{Size: 1}, Attempts: 2, MinDelay: -1}
@@ -191,13 +196,57 @@ func TestAnEmptyBudgetGetsOneRetryInTenSeconds(t *testing.T) {
 			return len(base.times()) - before
 		}
 		assert.Equal(t, 2, call())
-		time.Sleep(10*time.Second - time.Millisecond)
+		time.Sleep(budgetDrip - time.Millisecond)
 		assert.Equal(t, 1, call())
 		time.Sleep(time.Millisecond)
 		assert.Equal(t, 2, call())
 		time.Sleep(time.Hour)
 		assert.Equal(t, 2, call())
 		assert.Equal(t, 1, call(), "never more than Size")
+	})
+}
+
+func TestWhatWasSentBeforeAFailureWasKnownIsOneEventWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		var sent atomic.Int64
+		r := &Retry{Budget: &Budget{Size: 1, Ratio: -1}, MinDelay: -1, Attempts: 2}
+		r.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
+			sent.Add(1)
+			time.Sleep(100 * time.Millisecond)
+			if down.Load() {
+				return fails(errReset)(req)
+			}
+			return status(200)(req)
+		})
+		many := func(n int, moment bool) (lost int64) {
+			down.Store(true)
+			var failed atomic.Int64
+			var wg sync.WaitGroup
+			for i := range n {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * time.Millisecond)
+					if resp, err := r.RoundTrip(get(t)); err != nil {
+						failed.Add(1)
+					} else {
+						resp.Body.Close()
+					}
+				})
+			}
+			time.Sleep(time.Duration(100+n) * time.Millisecond)
+			if moment {
+				down.Store(false)
+			}
+			wg.Wait()
+			return failed.Load()
+		}
+		assert.Zero(t, many(50, true), "all come home, though one retry was paid for")
+		assert.EqualValues(t, 100, sent.Load())
+		time.Sleep(time.Minute)
+		many(50, false)
+		assert.EqualValues(t, 200, sent.Load(), "in an outage they are free once")
+		assert.EqualValues(t, 50, many(50, false))
+		assert.LessOrEqual(t, sent.Load(), int64(252), "and no more")
 	})
 }
 
@@ -337,12 +386,12 @@ func TestARetryThatTheServerAsksForIsFree(t *testing.T) {
 		assert.Equal(t, 1., b.left(t))
 
 		down := status(503, "Retry-After", "1")
-		b = &Budget{Size: 2, Ratio: -1}
+		b = &Budget{Size: 1, Ratio: -1}
 		base := script(down)
 		resp, err = (&Transport{Base: base, Retry: Retry{Budget: b}}).RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		assert.Len(t, base.times(), 3, "an overloaded server is not a limit")
+		assert.Len(t, base.times(), 2, "an overloaded server is not a limit")
 	})
 }
 
@@ -375,7 +424,7 @@ func TestTenThousandGoroutinesLeaveABudgetAsTheyFoundIt(t *testing.T) {
 		b := &Budget{Ratio: -1}
 		r := &Retry{Budget: b, Attempts: 2, MinDelay: -1}
 		r.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
-			time.Sleep(time.Millisecond) // in which a ten thousandth of a retry comes
+			time.Sleep(time.Millisecond) // in which a part of a retry comes
 			if attemptOf(req) == 1 {
 				return answer(req, 503, ""), nil
 			}
@@ -412,7 +461,7 @@ func TestTenThousandGoroutinesLeaveABudgetAsTheyFoundIt(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, map[int]int{200: budgetSize - 1, 503: 10_000 - budgetSize + 1}, codes, "no more are out than the budget has")
-		assert.InDelta(t, has+0.0002, b.left(t), 1e-9)
+		assert.InDelta(t, has+2*float64(time.Millisecond)/float64(budgetDrip), b.left(t), 1e-9)
 		assert.Zero(t, b.accounts.entries[originKey(get(t))].users.Load())
 	})
 }
@@ -506,14 +555,14 @@ func TestInATotalOutageHardlyMoreIsSentThanCallsAreMade(t *testing.T) {
 		most    float64 // requests for each call
 	}{
 		{50, time.Minute, 1.05}, // and 1.1 at most in any that is longer than some seconds
-		{50, 5 * time.Minute, 1.02},
+		{50, 5 * time.Minute, 1.03},
 		{500, 20 * time.Second, 1.09},
 		{500, time.Minute, 1.05},
 		{0, time.Minute, 1.05},
 		{50, 10 * time.Second, 1.20}, // half of what is extra comes in the first two seconds
-		{10, time.Minute, 1.08},
-		{2, time.Minute, 1.26}, // Size counts for more, the fewer calls there are
-		{2, 10 * time.Minute, 1.08},
+		{10, time.Minute, 1.12},
+		{2, time.Minute, 1.45}, // Size counts for more, the fewer calls there are
+		{2, 10 * time.Minute, 1.28},
 	} {
 		t.Run(fmt.Sprintf("%v a second, %v", row.rate, row.trouble), func(t *testing.T) {
 			t.Parallel()
@@ -523,7 +572,8 @@ func TestInATotalOutageHardlyMoreIsSentThanCallsAreMade(t *testing.T) {
 				t.Logf("%d calls, %.4f requests for each", sum.calls, sum.perCall())
 				assert.LessOrEqual(t, sum.perCall(), row.most)
 				if row.rate > 0 {
-					promised := budgetSize + row.trouble.Seconds()/budgetDrip.Seconds() + budgetFade.Seconds()*budgetRatio*row.rate
+					promised := budgetSize + row.trouble.Seconds()/budgetDrip.Seconds() + budgetFade.Seconds()*budgetRatio*row.rate +
+						budgetWorks.Seconds()*row.rate // each of which is retried once in that time, or so
 					assert.LessOrEqual(t, float64(sum.sent-sum.calls), promised+1, "what the comment of Budget promises")
 				}
 			}
@@ -549,6 +599,9 @@ func TestWhileAPartOfTheAttemptsFailsNextToNoCallIsLost(t *testing.T) {
 		{2, 100 * time.Millisecond, 0, 2 * time.Hour, 0.3, 0.996},
 		{0, time.Second, 0, 5 * time.Minute, 0.3, 0.996},
 		{0, 10 * time.Second, 0, time.Hour, 0.3, 0.996},
+		{50, 100 * time.Millisecond, 0, 2 * time.Minute, 0.5, 0.964}, // 0.96875 is
+		{50, 100 * time.Millisecond, 0, 2 * time.Minute, 0.7, 0.825}, // 0.83193 is
+		{20, 500 * time.Millisecond, 0, 5 * time.Minute, 0.7, 0.82},
 	} {
 		t.Run(fmt.Sprintf("%v a second, %v, %v", row.rate, row.latency, row.share), func(t *testing.T) {
 			t.Parallel()

@@ -131,6 +131,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 		g.mu.Unlock()
 		return pass{}, nil, t.err
 	}
+	t.timer = time.AfterFunc(t.nextCheck(began, 0), func() { g.check(t) })
 	g.pump(began)
 	g.mu.Unlock()
 	return pass{}, t, nil
@@ -156,6 +157,7 @@ func (g *gate) insert(t *turn) *list.Element {
 
 func (g *gate) remove(place *list.Element) *turn {
 	t, _ := g.queue.Remove(place).(*turn)
+	t.place = nil
 	if t.circuit != nil {
 		if g.doors[t.circuit]--; g.doors[t.circuit] == 0 {
 			delete(g.doors, t.circuit)
@@ -179,14 +181,16 @@ func (g *gate) quit(t *turn) {
 			for m := range g.limits() {
 				m.spend(now, -g.cost(m, &t.wish))
 			}
-			g.land(&t.pass)
+			g.land(t.pass)
 		}
 	default:
 		g.remove(t.place)
 	}
 	g.pump(now)
 	g.mu.Unlock()
-	t.pass.circuit.settle(t.pass.admitted, errNeutral, nil) // if it had been let through
+	if t.pass != nil {
+		t.pass.circuit.settle(t.pass.admitted, errNeutral, nil)
+	}
 }
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how
@@ -360,7 +364,8 @@ func (g *gate) pump(now time.Time) {
 		}
 		g.remove(e)
 		t.stalled = g.stalledFor(t, now)
-		t.pass = g.leave(now, t.wish, a)
+		p := g.leave(now, t.wish, a)
+		t.pass = &p
 		close(t.ready)
 		e = g.queue.Front()
 	}

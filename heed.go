@@ -253,6 +253,21 @@ func (g *gate) meterRate() float64 {
 	return least
 }
 
+// reset forgets what was learned.
+func (g *gate) reset() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	g.paused, g.pace = time.Time{}, pace{ledger: g.pace.ledger}
+	g.meters, g.known, g.silent = nil, nil, 0
+	g.busy, g.chance = 0, chance{}
+	if g.pace.ledger != nil {
+		g.pace.ledger.refill(now)
+	}
+	g.bucket = nil
+	g.review(now)
+}
+
 // drain makes the buckets new, empty but for one token after a pause: nothing
 // accrues while the key is paused, and there is no burst after it.
 func (g *gate) drain(now, resume time.Time) {

@@ -193,6 +193,17 @@ func (l *RateLimit) units(req *http.Request) float64 {
 	return float64(min(max(l.Cost(req), 0), maxUnits))
 }
 
+// Reset forgets what was learned of a key, and lets its requests go: a pause, limits
+// that headers told of, and those inferred from refusals. The key is as Limits
+// shows it.
+func (l *RateLimit) Reset(name string) {
+	l.gates.each(func(k key, g *gate) {
+		if k.String() == name {
+			g.reset()
+		}
+	})
+}
+
 // A LimitState is what a [RateLimit] knows of one key.
 type LimitState struct {
 	Key       string     // as Key returned it, or such as "https://api.example.com#1f2e3d4c", with a fingerprint of the credential

@@ -38,7 +38,8 @@ type turn struct {
 	asked    bool          // or as long as the server asked for, if that is longer
 	ready    chan struct{} // closed when the turn has come, or is refused
 	place    *list.Element // in the queue, until it is ready
-	pass     pass
+	pass     *pass         // once it has come
+	timer    *time.Timer   // for check
 	err      error // why it is refused
 }
 
@@ -82,19 +83,12 @@ var (
 
 // await returns when the turn of a request in the queue has come.
 func (g *gate) await(t *turn) (pass, error) {
-	timer := time.NewTimer(t.nextCheck(t.joined, 0))
-	defer timer.Stop()
-	for waiting := true; waiting; {
-		select {
-		case <-timer.C:
-			timer.Reset(g.check(t))
-			continue
-		case <-t.ready:
-		case <-t.req.Context().Done():
-		case <-cancelled(t.req):
-		}
-		waiting = false
+	select {
+	case <-t.ready:
+	case <-t.req.Context().Done():
+	case <-cancelled(t.req):
 	}
+	t.timer.Stop()
 	if end := gone(t.req); end != nil {
 		g.quit(t)
 		return pass{}, end
@@ -102,27 +96,29 @@ func (g *gate) await(t *turn) (pass, error) {
 	if t.call != nil {
 		t.call.stalled += t.stalled
 	}
+	if t.err != nil {
+		return pass{}, t.err
+	}
 	t.pass.waited = time.Since(t.joined)
-	return t.pass, t.err
+	return *t.pass, nil
 }
 
-// check refuses t if it has waited long enough, and returns when to check again.
-func (g *gate) check(t *turn) time.Duration {
+// check refuses t if it has waited long enough, and sees to it that it is checked
+// again if it has not. It is what t's timer does.
+func (g *gate) check(t *turn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	select {
-	case <-t.ready:
-		return maxHold
-	default:
+	if t.place == nil {
+		return
 	}
+	now := time.Now()
 	if g.refuse(t, now, g.outlook(now), 0) {
 		g.remove(t.place)
 		close(t.ready)
 		g.pump(now)
-		return maxHold
+		return
 	}
-	return t.nextCheck(now, g.stalledFor(t, now))
+	t.timer.Reset(t.nextCheck(now, g.stalledFor(t, now)))
 }
 
 // nextCheck is how long after now t may have waited long enough, if nothing has

@@ -111,7 +111,7 @@ func TestTheHistoryTravelsWithTheAnswer(t *testing.T) {
 			", within another's":                wrapping,
 			", within another's within another": func(rt http.RoundTripper) http.RoundTripper { return wrapping(wrapping(rt)) },
 			", within Timeout": func(rt http.RoundTripper) http.RoundTripper {
-				return &Timeout{Base: rt, Header: time.Minute, Idle: time.Minute}
+				return &Timeout{Base: rt, Header: time.Hour, Idle: time.Minute}
 			},
 			", within Breaker and RateLimit": func(rt http.RoundTripper) http.RoundTripper { return &Breaker{Base: &RateLimit{Base: rt}} },
 			", within Stream":                func(rt http.RoundTripper) http.RoundTripper { return &Stream{Base: rt} },
