@@ -253,7 +253,7 @@ func (c *circuit) inRow() bool {
 	}
 	// Failures come sooner than the successes that were sent among them.
 	settled := c.out == 0 || time.Since(c.run.since) >= cmp.Or(c.takes, slowSuccess)
-	return settled && c.run.n >= max(c.failures, c.chance.longest(1e-5))
+	return settled && c.run.n >= max(c.failures, c.chance.longest(1e-6))
 }
 
 // idle reports whether the circuit may be forgotten. A run of failures that has

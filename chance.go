@@ -8,9 +8,10 @@ import "math"
 type chance struct{ failed, all float64 }
 
 const (
-	chanceKeep  = 0.99 // of what is remembered, at each request
-	chanceDoubt = 2    // successes that are taken for granted
-	chanceMost  = 100  // failures in a row that are enough in any case
+	chanceKeep   = 0.99 // of what is remembered, at each request
+	chanceDoubt  = 2    // successes that are taken for granted
+	chanceSigmas = 1.5
+	chanceMost   = 100 // failures in a row that are enough in any case
 )
 
 // ended notes that so many failures in a row ended with a success, when so many
@@ -34,5 +35,6 @@ func (c *chance) longest(rarely float64) int {
 		return 0
 	}
 	share := c.failed / (c.all + chanceDoubt)
+	share += chanceSigmas * math.Sqrt(share*(1-share)/(c.all+chanceDoubt)) // it may as well be so many
 	return int(min(math.Log(rarely)/math.Log(share), chanceMost))
 }
