@@ -47,6 +47,7 @@ type gate struct {
 	left   toll
 	went   time.Time        // when the last left
 	took   time.Time        // when the server was last known to take any
+	denied time.Time        // when it last refused one
 	busy   int              // answers in a row that the server is overloaded
 	chance chance           // of these while it works
 	flying int              // sent, and not answered

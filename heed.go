@@ -80,6 +80,7 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.land(p)
+	g.denied = now
 	g.hear(p, false, now, buckets)
 	resume, alone := now, g.flying == 0 && g.queue.Len() == 0
 	if until := now.Add(d); d > 0 && until.After(g.paused) {

@@ -40,7 +40,7 @@ type turn struct {
 	place    *list.Element // in the queue, until it is ready
 	pass     *pass         // once it has come
 	timer    *time.Timer   // for check
-	err      error // why it is refused
+	err      error         // why it is refused
 }
 
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
@@ -192,7 +192,7 @@ func (g *gate) refuse(t *turn, now time.Time, o outlook, ahead int) bool {
 	if !late && t.hold > 0 {
 		// Who waits in a queue that moves has no end but its turn.
 		asked := o.start.Sub(now) + g.metered(o.start, 0, &t.wish)
-		still := asked > 0 || g.pace.dark || t.circuit.isOpen()
+		still := asked > 0 || g.pace.dark || g.denied.After(g.took) || t.circuit.isOpen()
 		switch {
 		case !still:
 			t.held = time.Time{}
