@@ -73,19 +73,27 @@
 //
 // Give requests a deadline with context.WithTimeout. It bounds everything:
 // attempts, waits, and the reading of the body. No wait is begun that would not
-// end before it; the answer in hand is returned at once instead. A request with
-// a deadline also waits for an open circuit, where one without is refused.
-// http.Client.Timeout works too, but hides the error of an attempt behind its
-// own.
+// end before it; the answer in hand is returned at once instead. What is inferred
+// of a server refuses nobody: it may change.
+//
+// A request without a deadline waits 30 seconds for an open circuit, and two
+// minutes in all for a server that asks for it or takes nothing. It has no end but
+// its turn in a queue that moves. http.Client.Timeout works too, but hides the error
+// of an attempt behind its own.
 //
 // # Outages
 //
 // Retries help while a part of the attempts fails, and harm when all of them
-// do. So they are paid for from a [Budget], which calls that succeed fill: while
-// a server is down it is soon empty, and failures go to the caller at once. In a
-// Transport the [Breaker] comes to the same conclusion a little later, and stops
-// the first attempts too. The first moments of an outage, and the first calls
-// of a program, know neither.
+// do. In a Transport the [Breaker] tells the two apart, and while a server is down
+// lets one request at a time find out whether it still is; the others wait for
+// that, and leave faster and faster when it is over. Where there is no Breaker,
+// retries are paid for from a [Budget], which calls that succeed fill: while a
+// server is down it is soon empty, and failures go to the caller at once.
+//
+// A call that meets a server which seems to be down spreads its attempts over the
+// time that it has, half a minute without a deadline: so it sits an outage out that
+// is shorter, also where it is alone and nobody tells it when the server is back.
+// Retry.MinDelay and Retry.MaxDelay, where they are set, come first.
 //
 // # Requests that change something
 //

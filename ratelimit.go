@@ -22,14 +22,22 @@ import (
 // first requests leave one by one, then faster and faster, and soon as they
 // come. Limit, Burst and Tokens are a ceiling over all that is learned.
 //
-// If the server answers one request with 429, or with 503 and a Retry-After,
-// nobody with that key is sent before the time that it asks for, and afterwards
-// they leave one by one. As long as it refuses all, one at a time finds out
-// whether it still does, less and less often, at the latest each 20 seconds.
+// If the server answers one request with 429, or a few in a row with 503 and a
+// Retry-After, nobody with that key is sent before the time that it asks for, with
+// a 503 for a minute at most, and afterwards they leave one by one. As long as it
+// refuses all, one at a time finds out whether it still does, less and less often, at
+// the latest each 20 seconds. A caller who is alone is held to what the server names,
+// or to Retry's settings, and not to what is inferred.
+//
+// Headers are believed as far as the answers bear them out: one that says that
+// nothing is left holds the others up for a second, until one request has seen
+// whether it is true.
 //
 // A request whose turn would come after its deadline, or after MaxWait, is
-// refused at once with an [ErrWaitTooLong]; RetryAfter says when its turn would
-// have been.
+// refused at once with an [ErrWaitTooLong], if that is certain: by a Limit of the
+// caller's, the server's own word, or headers that have proved true. RetryAfter says
+// when its turn would have been. Without a deadline and MaxWait, a request is refused
+// after two minutes in all in which nothing moved.
 //
 // The zero value has no limit of its own, and learns the server's.
 //
@@ -44,7 +52,7 @@ type RateLimit struct {
 	Tokens  rate.Limit                   // units of Cost per second for each key, a ceiling, with a burst of a minute's worth; zero or negative means none
 	Cost    func(*http.Request) int      // the units that a request will use, such as EstimateTokens; nil means as many as requests used before
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
-	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m for a server's pause where there is none
+	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m without one while nothing moves
 	Fixed   bool                         // learn nothing, neither from headers nor from refusals: wait as told, no more; false means learn
 	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credential
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches

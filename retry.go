@@ -29,7 +29,13 @@ import (
 //
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
-// jitter). A wait that would not end before the caller's deadline is not begun.
+// jitter). After a 429 that names no time it waits a second or two, twice as long
+// the next time, and so on. Where the server seems to be down, because nothing that
+// was sent since has succeeded, the attempts are spread over the time that the call
+// has, at most a minute, or 30 seconds without a deadline; a success of another call
+// ends the wait. A set MinDelay leaves both out, a set MaxDelay bounds them. A wait
+// that would not end before the caller's deadline is not begun, and without one no
+// wait that the server asks for once they are two minutes in all.
 // What all calls together may send again is bounded by a [Budget]: a server
 // that is down gets hardly more than the calls themselves.
 //
@@ -54,8 +60,8 @@ import (
 type Retry struct {
 	Base           http.RoundTripper                    // sends the requests; nil means http.DefaultTransport
 	Attempts       int                                  // in all; zero means 5, negative means 1
-	MinDelay       time.Duration                        // the first delay, before jitter; zero means 500ms, negative means none but the server's
-	MaxDelay       time.Duration                        // the longest delay, before jitter; zero or negative means 20s
+	MinDelay       time.Duration                        // the first delay, before jitter; zero means 500ms, and longer for a server that is down; negative means none but the server's
+	MaxDelay       time.Duration                        // the longest delay, before jitter; zero or negative means 20s, and longer for a server that is down
 	MaxRetryAfter  time.Duration                        // a server that asks for more is not waited for; zero means 2m, negative means that none is
 	MaxElapsed     time.Duration                        // no attempt begins later than this after the first; zero or negative means the context's deadline alone
 	ReplayUnsafe   bool                                 // send POST and PATCH again even where the server may have acted on the last one

@@ -1,7 +1,9 @@
 // Openai shows the official client of OpenAI's API over sturdy:
 //
 //	client := openai.NewClient(
-//		option.WithHTTPClient(&http.Client{Transport: &sturdy.Transport{}}),
+//		option.WithHTTPClient(&http.Client{Transport: &sturdy.Transport{
+//			Retry: sturdy.Retry{IdempotencyKey: true},
+//		}}),
 //		option.WithMaxRetries(0),
 //	)
 //
@@ -47,7 +49,9 @@ func newClient(url string) openai.Client {
 	return openai.NewClient(
 		option.WithBaseURL(url+"/v1"),
 		option.WithAPIKey("sk-example"),
-		option.WithHTTPClient(&http.Client{Transport: &sturdy.Transport{}}),
+		option.WithHTTPClient(&http.Client{Transport: &sturdy.Transport{
+			Retry: sturdy.Retry{IdempotencyKey: true}, // a POST whose connection broke is sent again, as the SDK does
+		}}),
 		option.WithMaxRetries(0),
 	)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -135,10 +136,7 @@ func TestAfterTheLastAttemptTheErrorIsTheSDKs(t *testing.T) {
 	assert.Equal(t, 503, e.StatusCode)
 	assert.Equal(t, "server_is_overloaded", e.Code)
 	assert.NotEmpty(t, e.Message)
-	var known *sturdy.Error
-	require.ErrorAs(t, sturdy.Check(e.Response, nil), &known)
-	assert.Equal(t, 5, known.Attempts)
-	assert.Len(t, known.Report().Attempts, 5)
+	require.ErrorIs(t, sturdy.Check(e.Response, nil), sturdy.ErrOverloaded)
 	assert.EqualValues(t, 5, w.requests.Load())
 }
 
@@ -262,4 +260,32 @@ func TestWhatSturdyRefusesTheSDKAsksForInVain(t *testing.T) {
 	require.ErrorIs(t, err, sturdy.ErrCircuitOpen)
 	assert.EqualValues(t, 3+1, refused.Load())
 	assert.EqualValues(t, 1, w.requests.Load())
+}
+
+// With the recipe of README, and with the SDK alone, a call comes home whose
+// connection broke twice. Without a key sturdy does not send a POST again that may
+// have been acted on.
+func TestTheRecipeBringsHomeWhatTheSDKAloneDoes(t *testing.T) {
+	var broken atomic.Int32
+	var api http.Handler = &sturdytest.Server{Reply: inTurn(sturdytest.Chat{}.Completion())}
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if broken.Add(1) <= 2 {
+			_, _ = io.Copy(io.Discard, r.Body)
+			panic(http.ErrAbortHandler)
+		}
+		api.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(server.Close)
+	for name, row := range map[string]struct {
+		client openai.Client
+		home   bool
+	}{
+		"the recipe":    {newClient(server.URL), true},
+		"without a key": {(&wire{url: server.URL}).client(t, &sturdy.Transport{}, once), false},
+		"the SDK alone": {openai.NewClient(option.WithBaseURL(server.URL+"/v1"), option.WithAPIKey("sk-example"), option.WithMaxRetryDelay(time.Millisecond)), true},
+	} {
+		broken.Store(0)
+		_, err := row.client.Chat.Completions.New(t.Context(), hello())
+		assert.Equal(t, row.home, err == nil, "%s: %v", name, err)
+	}
 }
