@@ -270,6 +270,9 @@ func FuzzClassify(f *testing.F) {
 	for _, s := range samples(f) {
 		f.Add(s.resp.StatusCode, s.resp.Header.Get("Content-Encoding"), s.resp.Header.Get("Retry-After"), s.body)
 	}
+	for _, page := range pages() {
+		f.Add(503, page, page, []byte(page))
+	}
 	f.Fuzz(func(t *testing.T, code int, encoding, wait string, body []byte) {
 		resp := &http.Response{
 			StatusCode: code, Header: http.Header{"Content-Encoding": {encoding}, "Retry-After": {wait}},

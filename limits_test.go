@@ -647,6 +647,9 @@ func FuzzParseLimits(f *testing.F) {
 		f.Add("X-Ratelimit-Limit-Requests-Day", s, s, s)
 		f.Add("Anthropic-Ratelimit-Tokens-Reset", "1", s, `"burst"`)
 	}
+	for _, page := range pages() {
+		f.Add("X-Ratelimit-Remaining-"+page, page, page, page)
+	}
 	f.Fuzz(func(t *testing.T, name, value, ietf, policy string) {
 		h := http.Header{}
 		h.Set(name, value)
@@ -678,6 +681,9 @@ func FuzzRetryAfter(f *testing.F) {
 	} {
 		f.Add(s, s, s)
 		f.Add("", s, "Thu, 21 Aug 2025 11:41:00 GMT")
+	}
+	for _, page := range pages() {
+		f.Add(page, page, page)
 	}
 	f.Fuzz(func(t *testing.T, ms, seconds, date string) {
 		check := func(d time.Duration, ok bool) {

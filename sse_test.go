@@ -141,6 +141,9 @@ func FuzzEvents(f *testing.F) {
 			f.Add([]byte(body), at)
 		}
 	}
+	for _, page := range pages() {
+		f.Add([]byte(page), len(page)/2)
+	}
 	lineEnd := regexp.MustCompile("\r\n|\r|\n")
 	f.Fuzz(func(t *testing.T, body []byte, at int) {
 		var want []sseEvent

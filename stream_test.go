@@ -458,6 +458,9 @@ func FuzzStream(f *testing.F) {
 			f.Add([]byte(body), at, at%2 == 0)
 		}
 	}
+	for _, page := range pages() {
+		f.Add([]byte(page), len(page)/2, true)
+	}
 	f.Fuzz(func(t *testing.T, body []byte, at int, lines bool) {
 		at = min(max(at, 0), len(body))
 		media := sseType

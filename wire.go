@@ -305,17 +305,32 @@ func firstEvent(body []byte) []byte {
 // title.
 func plainText(body []byte) string {
 	page := cutText(string(body[:min(len(body), textBytes+1)]), textBytes)
-	lower := strings.ToLower(page)
-	if strings.HasPrefix(lower, "<!doctype html") || strings.HasPrefix(lower, "<html") || strings.Contains(lower, "<title>") {
-		_, title, _ := strings.Cut(lower, "<title>")
-		title, _, ok := strings.Cut(title, "</title>")
-		if !ok {
-			return ""
-		}
-		at := strings.Index(lower, "<title>") + len("<title>")
-		return strings.TrimSpace(page[at : at+len(title)])
+	lower := lowerASCII(page)
+	from := strings.Index(lower, "<title>")
+	if from < 0 && !strings.HasPrefix(lower, "<!doctype html") && !strings.HasPrefix(lower, "<html") {
+		return page
 	}
-	return page
+	if from < 0 {
+		return ""
+	}
+	from += len("<title>")
+	title, _, ok := strings.Cut(lower[from:], "</title>")
+	if !ok {
+		return ""
+	}
+	return strings.TrimSpace(page[from : from+len(title)])
+}
+
+// lowerASCII returns s with its ASCII letters in lower case. Unlike that of
+// strings.ToLower, every byte stays where it is, also where s is not UTF-8.
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }
 
 // beforeAny returns s up to the first of any of these characters.
