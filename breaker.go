@@ -66,6 +66,10 @@ const (
 
 // RoundTrip sends req if the circuit is closed, or when it closes.
 func (b *Breaker) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(b, req, b.roundTrip)
+}
+
+func (b *Breaker) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := gated(req, baseOf(b.Base), nil, b, nil)
 	answerTo(req, req, resp)
 	return b.answer(req, resp, err)

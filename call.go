@@ -42,13 +42,10 @@ func (c *call) Value(key any) any {
 // is no attempt of it.
 func callOf(req *http.Request) *call {
 	c, _ := req.Context().Value(callKey{}).(*call)
-	if c == nil || c.over.Load() || c.method != req.Method {
+	if c == nil || c.over.Load() || !sameRequest(req, c.method, c.url) {
 		return nil
 	}
-	if c.url == req.URL || c.url != nil && req.URL != nil && c.url.String() == req.URL.String() {
-		return c
-	}
-	return nil
+	return c
 }
 
 // rootCall returns the outermost call that req is made within, or nil: itself,
@@ -103,7 +100,8 @@ func sendFor(req *http.Request, base http.RoundTripper, attempt *http.Request) (
 	return nil, err
 }
 
-// baseOf returns rt, or the default for a nil Base.
+// baseOf returns rt, or the default for a nil Base: as it is now, so that a mock
+// that was installed later counts.
 func baseOf(rt http.RoundTripper) http.RoundTripper {
 	if rt == nil {
 		return http.DefaultTransport
@@ -111,8 +109,13 @@ func baseOf(rt http.RoundTripper) http.RoundTripper {
 	return rt
 }
 
-// closeIdle forwards http.Client.CloseIdleConnections.
+// closeIdle forwards http.Client.CloseIdleConnections. A default that has been
+// replaced may lead back to the layer that asks: then those of the default that was
+// there before are closed.
 func closeIdle(base http.RoundTripper) {
+	if base == nil && replaced() {
+		base = initialTransport
+	}
 	if c, ok := baseOf(base).(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}

@@ -34,6 +34,10 @@
 // are not changed after the first request. Layers hold what they know of limits
 // and outages, so make one and keep it.
 //
+// A nil Base is http.DefaultTransport, as it is when it is used. A layer, or what
+// wraps one, may be http.DefaultTransport itself: what comes back to it that way is
+// sent by the transport that was there when the program began.
+//
 // A Base need not be net/http's, but has to keep to the contract of
 // http.RoundTripper, and the bodies of its responses, like net/http's, must bear
 // being closed while they are read: that is how a read that hangs is ended.

@@ -73,6 +73,10 @@ type Limiter interface {
 
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(l, req, l.roundTrip)
+}
+
+func (l *RateLimit) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := gated(req, baseOf(l.Base), l, nil, nil)
 	answerTo(req, req, resp)
 	return resp, err

@@ -102,6 +102,10 @@ type retryKey struct{}
 
 // RoundTrip sends req, again where that is worth it and safe.
 func (r *Retry) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(r, req, r.roundTrip)
+}
+
+func (r *Retry) roundTrip(req *http.Request) (*http.Response, error) {
 	return r.send(req, baseOf(r.Base), nil)
 }
 

@@ -22,6 +22,10 @@ type StatusErrors struct {
 
 // RoundTrip sends req, and returns an *Error for a status of 400 or more.
 func (s *StatusErrors) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(s, req, s.roundTrip)
+}
+
+func (s *StatusErrors) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := send(baseOf(s.Base), req)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,10 @@ type Stream struct {
 
 // RoundTrip sends req, and watches the body of the answer if it is a stream.
 func (s *Stream) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(s, req, s.roundTrip)
+}
+
+func (s *Stream) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := send(baseOf(s.Base), req)
 	if err != nil {
 		return nil, err

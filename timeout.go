@@ -42,6 +42,10 @@ type Timeout struct {
 
 // RoundTrip sends req, and gives it up when Header is over.
 func (t *Timeout) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(t, req, t.roundTrip)
+}
+
+func (t *Timeout) roundTrip(req *http.Request) (*http.Response, error) {
 	return t.send(req, baseOf(t.Base), nil)
 }
 

@@ -30,6 +30,10 @@ type Transport struct {
 
 // RoundTrip sends req through the stack.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return enter(t, req, t.roundTrip)
+}
+
+func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.check(); err != nil {
 		closeBody(req)
 		return nil, err

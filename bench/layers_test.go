@@ -2,6 +2,8 @@ package bench
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -28,4 +30,23 @@ func TestStackBetweenTransportsOfOtelhttpKeepsTheOtherRules(t *testing.T) {
 	sturdytest.TestLayer(t, func(base http.RoundTripper) http.RoundTripper {
 		return otelhttp.NewTransport(&sturdy.Transport{Base: otelhttp.NewTransport(base)})
 	}, otelhttpBreaks...)
+}
+
+// A program may trace all that leaves it: the stack within its default transport.
+func TestStackBelowOtelhttpMayBeTheDefaultTransport(t *testing.T) {
+	var hits atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
+	defer server.Close()
+	before := http.DefaultTransport
+	defer func() { http.DefaultTransport = before }()
+	defer before.(*http.Transport).CloseIdleConnections()
+	http.DefaultTransport = otelhttp.NewTransport(&sturdy.Transport{})
+	resp, err := http.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if n := hits.Load(); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
 }

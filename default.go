@@ -1,0 +1,68 @@
+package sturdy
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// initialTransport is http.DefaultTransport as it was before the program could
+// replace it, by one of our layers perhaps.
+var initialTransport = http.DefaultTransport
+
+// replaced reports whether http.DefaultTransport is another than it was.
+func replaced() bool {
+	now, ok := http.DefaultTransport.(*http.Transport) // other types may not be comparable
+	initial, was := initialTransport.(*http.Transport)
+	return !ok || !was || now != initial
+}
+
+// enter sends req through a layer, by pass. Where a layer without a Base is
+// http.DefaultTransport itself, or below it, its requests come back to it: then they
+// are sent by the transport that was there before, and pass no layer twice.
+func enter(layer http.RoundTripper, req *http.Request, pass func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	if !replaced() {
+		return pass(req)
+	}
+	for ctx := req.Context(); ; {
+		e, _ := ctx.Value(entryKey{}).(*entryOf)
+		if e == nil {
+			break
+		}
+		if e.layer == layer && sameRequest(req, e.method, e.url) {
+			return send(initialTransport, req)
+		}
+		ctx = e.Context
+	}
+	inner := req.WithContext(&entryOf{req.Context(), layer, req.Method, req.URL})
+	resp, err := pass(inner)
+	answerTo(req, inner, resp)
+	return resp, err
+}
+
+// An entryOf is the context of a request that has entered a layer, while
+// http.DefaultTransport is not what it was.
+type entryOf struct {
+	context.Context
+	layer  http.RoundTripper
+	method string   // with url: what tells the request from
+	url    *url.URL // one that only borrows its context
+}
+
+type entryKey struct{}
+
+func (e *entryOf) Value(key any) any {
+	if _, ok := key.(entryKey); ok {
+		return e
+	}
+	return e.Context.Value(key)
+}
+
+// sameRequest reports whether req is the request of this method and URL, or a copy
+// of it.
+func sameRequest(req *http.Request, method string, u *url.URL) bool {
+	if method != req.Method {
+		return false
+	}
+	return u == req.URL || u != nil && req.URL != nil && u.String() == req.URL.String()
+}
