@@ -27,7 +27,9 @@ import (
 // A failure is a connection that could not be made or broke, also in the middle
 // of a body, a timeout, and an answer of 408, 424, or 500 and above. A 429 and what is
 // the caller's own doing count neither way: a cancelled context, a name that
-// does not exist, a bad certificate. Any other answer is a success. Failures of
+// does not exist, a bad certificate, an error that Base makes up by itself, such as
+// another limiter's, or that it met on the way to a token. Any other answer is a
+// success, also a 501 and others that repeating does not cure. Failures of
 // requests that were all sent before the first of them was known count as one: it
 // takes one moment, or one connection that breaks, to fail everything in flight.
 //
@@ -106,8 +108,10 @@ func outcome(e *Error) error {
 	switch {
 	case e == nil:
 		return nil
-	case e.Class == 0, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
+	case e.Class == 0, e.foreign, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
 		return errNeutral
+	case e.StatusCode != 0 && e.again == againNever:
+		return nil // such as 501: the server works, and says that this will not
 	case e.Class.kindOf(ErrConnection) && e.again == againNever:
 		return errNeutral // a mistake, not an outage
 	case e.Class.kindOf(ErrConnection), e.Class.kindOf(ErrInternalServer):

@@ -4,10 +4,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -23,6 +27,94 @@ var causes = [...]func(error) (cause, bool){
 	http2Stream,
 	wrongRequest,
 	wrongAnswer,
+}
+
+// unsentInAll reports whether every branch of an error that joins several says that
+// nothing was written.
+func unsentInAll(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		all, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // walks the tree
+		if !ok {
+			continue
+		}
+		for _, branch := range all.Unwrap() {
+			if v, known := judgeCause(branch); !known || !v.unsent {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// judgeOther judges an error that is not of req, but of a request that the base made
+// for it, such as for a token. Either there is an answer in it, as in the errors of
+// golang.org/x/oauth2 and of Azure's identity SDK, or an http.Client has put another
+// URL around it. In any case req was not sent.
+func judgeOther(req *http.Request, err error) (cause, bool) {
+	resp := answerIn(err)
+	if resp != nil && (req == nil || resp.Request == nil || !sameRequest(req, resp.Request.Method, resp.Request.URL)) {
+		switch status := resp.StatusCode; {
+		case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
+			return cause{class: ErrConnection}, true
+		}
+		return cause{class: ErrAuthentication, again: againNever}, true
+	}
+	of, ok := errors.AsType[*url.Error](err)
+	if !ok || req == nil || req.URL == nil || of.Op == "parse" {
+		return cause{}, false
+	}
+	u, bad := url.Parse(of.URL)
+	if bad != nil || u.Host == "" || u.Scheme == req.URL.Scheme && u.Host == req.URL.Host && u.Path == req.URL.Path {
+		return cause{}, false
+	}
+	v, known := judgeCause(of.Err)
+	if !known {
+		v.class = ErrConnection
+	}
+	return v, true
+}
+
+// answerIn returns the answer that an error has in it as a field, or nil.
+func answerIn(err error) (resp *http.Response) {
+	inTree(err, func(err error) bool {
+		v := reflect.Indirect(reflect.ValueOf(err))
+		if v.Kind() != reflect.Struct {
+			return false
+		}
+		for _, name := range [...]string{"Response", "RawResponse"} {
+			f, ok := v.Type().FieldByName(name)
+			if !ok || !f.IsExported() || len(f.Index) != 1 {
+				continue
+			}
+			if r, ok := v.FieldByIndex(f.Index).Interface().(*http.Response); ok && r != nil {
+				resp = r
+			}
+		}
+		return resp != nil
+	})
+	return resp
+}
+
+// likeTransport reports whether an error that is not known otherwise reads as those
+// of net/http, of its HTTP/2, and of crypto/tls do, or is the end of a connection.
+func likeTransport(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return true
+	}
+	return inTree(err, func(err error) bool {
+		text := err.Error()
+		return slices.ContainsFunc(transportTexts, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+	})
+}
+
+// transportTexts are how the errors of the standard library's transports begin.
+var transportTexts = []string{
+	"net/http: ", "http: ", "http2: ", "http2 ", "tls: ", "x509: ", "remote error: ", "local error: ", "socks ", "proxyconnect ",
+	"malformed ", "stream error: ", "connection error: ", "unexpected EOF", "EOF", "read tcp", "write tcp", "dial tcp", "read udp", "lookup ",
+	"connection reset", "broken pipe", "use of closed network connection", "i/o timeout", "internal error: ", "bad ", "suspiciously long ",
 }
 
 // certificate: the server is not who it should be. It will not be next time.

@@ -73,7 +73,10 @@ func ClassOf(err error) Class {
 	case errors.Is(err, context.DeadlineExceeded):
 		return ErrTimeout
 	}
-	v, _ := judgeCause(err)
+	v, ok := judgeOther(nil, err)
+	if !ok {
+		v, _ = judgeCause(err)
+	}
 	return v.class
 }
 
@@ -248,10 +251,14 @@ func judgeError(req *http.Request, err error) *Error {
 	if endOfContext(err) && (req == nil || !errors.Is(err, context.DeadlineExceeded)) {
 		return e
 	}
+	if v, ok := judgeOther(req, err); ok {
+		e.Class, e.again, e.unsent, e.foreign = v.class, v.again, true, true
+		return e
+	}
 	v, known := judgeCause(err)
 	if !known {
 		// It came from a RoundTripper, so the request failed on its way.
-		v.class = ErrConnection
+		v.class, e.foreign = ErrConnection, !likeTransport(err)
 	}
 	e.Class, e.again, e.unsent = v.class, v.again, v.unsent
 	return e
@@ -380,6 +387,7 @@ type cause struct {
 func judgeCause(err error) (cause, bool) {
 	for _, know := range causes {
 		if v, ok := know(err); ok {
+			v.unsent = v.unsent && unsentInAll(err)
 			return v, true
 		}
 	}

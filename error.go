@@ -132,6 +132,7 @@ type Error struct {
 	unsent    bool      // the server can not have seen the request
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
 	alone     bool      // and holds nobody else
+	foreign   bool      // it says nothing of the server: a base made it up, or it is of another request
 
 	// For Report.
 	req     *http.Request

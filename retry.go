@@ -42,7 +42,7 @@ import (
 // The caller sees the last answer as it came, but for one header, whatever its
 // status. If no answer came, it sees the base's own error after one attempt, and
 // an *[Error] around it after more. The end of the caller's context is never
-// wrapped.
+// wrapped, nor is an error that does not come from the network.
 //
 // Retries have one owner. Within another Retry it sends once; only if a layer
 // between them rewrites the URL, they do not know of each other. What an SDK
@@ -351,7 +351,7 @@ func (s *series) another() (wait time.Duration, again bool) {
 func (s *series) sitOut(wait time.Duration) time.Duration {
 	s.back = nil
 	e := s.in.e
-	if outcome(e) != errFailed || e.RetryAfter > 0 || s.MinDelay != 0 { //nolint:errorlint // the value itself
+	if outcome(e) != errFailed && !e.foreign || e.RetryAfter > 0 || s.MinDelay != 0 { //nolint:errorlint // the value itself
 		return wait
 	}
 	longer := s.spread(e.Attempts)
@@ -416,7 +416,7 @@ func (s *series) rest(req *http.Request, wait time.Duration) error {
 
 // pay pays for a retry, unless it is free, and reports whether it may be made.
 func (s *series) pay() (ok bool) {
-	if s.in.e.Class == ErrRateLimit || s.call.paced {
+	if s.in.e.Class == ErrRateLimit || s.in.e.foreign || s.call.paced {
 		return true
 	}
 	paid, free := s.open().pay(s.sent)
@@ -712,7 +712,7 @@ func (l *result) forbid() {
 
 // final is the error as the caller of RoundTrip gets it.
 func (l *result) final() error {
-	if l.err == nil || l.e.Attempts <= 1 || l.e.Class == 0 {
+	if l.err == nil || l.e.Attempts <= 1 || l.e.Class == 0 || l.e.foreign {
 		return l.err
 	}
 	if _, ok := errors.AsType[*Error](l.err); ok {
