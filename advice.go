@@ -56,8 +56,12 @@ func languageOf(tag string) language {
 // code, by the class.
 func (e *Error) advice() [languages]Advice {
 	if e.Err != nil {
+		class := e.Class
+		if class == 0 && ofDeadline(e) {
+			class = ErrTimeout
+		}
 		for _, row := range adviceByCause {
-			if (e.Class == row.class || e.Class.kindOf(row.class)) && row.is(e) {
+			if (class == row.class || class.kindOf(row.class)) && row.is(e) {
 				return row.advice
 			}
 		}
@@ -118,7 +122,7 @@ var adviceByCause = [...]struct {
 	is     func(*Error) bool
 	advice [languages]Advice
 }{
-	{0, ofDeadline, [...]Advice{
+	{ErrTimeout, ofDeadline, [...]Advice{
 		{
 			"The time that the caller allowed ran out before the answer was there.",
 			"Allow more time in the context's deadline or in http.Client.Timeout, or ask for less in one request. Set Timeout.Header so that a slow attempt is given up early enough for another.",
@@ -220,7 +224,9 @@ var adviceByCause = [...]struct {
 	}},
 }
 
-func ofDeadline(e *Error) bool { return errors.Is(e.Err, context.DeadlineExceeded) }
+func ofDeadline(e *Error) bool {
+	return endOfContext(e.Err) && errors.Is(e.Err, context.DeadlineExceeded)
+}
 
 func ofCertificate(e *Error) bool {
 	_, ok := certificate(e.Err)

@@ -146,8 +146,8 @@ func TestEndOfTheCallersContextIsNoFault(t *testing.T) {
 			require.ErrorIs(t, err, f.cause)
 
 			e := Classify(nil, err)
-			assert.Zero(t, e.Class, "class")
-			assert.False(t, e.Retryable(), "retryable")
+			assert.Equal(t, f.class, e.Class, "class")
+			assert.Equal(t, f.class != 0, e.Retryable(), "retryable")
 			assert.Equal(t, f.class, ClassOf(err), "ClassOf")
 			assert.ErrorIs(t, e, f.cause)
 			assertSafeToShow(t, e)

@@ -22,8 +22,8 @@ import (
 // What came of a body that is longer or slower is judged as far as it came,
 // and the rest by the status.
 //
-// A cancelled or expired context of the caller's has class 0: it says nothing
-// of the server. [ClassOf] finds an ErrTimeout in the latter.
+// A cancelled context of the caller's has class 0: it says nothing of the server.
+// One whose deadline is over is an ErrTimeout, as is what http.Client.Timeout ends.
 func Classify(resp *http.Response, err error) *Error {
 	if resp == nil && err == nil {
 		return nil
@@ -35,7 +35,13 @@ func Classify(resp *http.Response, err error) *Error {
 	if err == nil && resp.StatusCode < 400 {
 		return judgeOpening(req, resp, anyVerdictIn(resp.Body))
 	}
-	return judge(req, resp, err)
+	e := judge(req, resp, err)
+	if e != nil && e.Class == 0 && errors.Is(err, context.DeadlineExceeded) {
+		timeout := *e
+		timeout.Class = ErrTimeout
+		return &timeout
+	}
+	return e
 }
 
 // Check is [Classify] with an error as its result, nil for a success. It is
@@ -142,10 +148,11 @@ type exchange struct {
 	status    int
 	header    http.Header
 	attempts  int
+	whole     bool // the body is one JSON value, not a stream
 }
 
 func exchangeOf(req *http.Request, resp *http.Response) *exchange {
-	return &exchange{req, requestSent(resp), resp.StatusCode, serverHeader(resp), attemptOf(orEmpty(req))}
+	return &exchange{req: req, sent: requestSent(resp), status: resp.StatusCode, header: serverHeader(resp), attempts: attemptOf(orEmpty(req))}
 }
 
 // says is the Error of an answer whose body, or an event of it, says what went
@@ -169,7 +176,11 @@ func (x *exchange) says(body said) *Error {
 		header:     x.header,
 	}
 	e.again = ev.again(e.Class)
-	if x.status < 400 && e.again == againByClass && e.Retryable() {
+	switch {
+	case x.status >= 400:
+	case x.whole && !ev.says(e.Class) && ev.wait == 0 && ev.http == 0: // such as JSON-RPC's errors, which are answers
+		e.again = againNever
+	case e.again == againByClass && e.Retryable():
 		e.again = againYes // it is the server that says so, as it does with a status
 	}
 	e.RetryAfter = ev.retryAfter(e.Class, now)
@@ -183,6 +194,7 @@ func serverHeader(resp *http.Response) http.Header {
 	}
 	header := resp.Header.Clone()
 	header.Del(shouldRetry)
+	header.Del(stripeShouldRetry)
 	return header
 }
 
@@ -236,7 +248,8 @@ func requestID(h http.Header, fromBody string) string {
 
 // judgeError is judge for a request that got no answer.
 func judgeError(req *http.Request, err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
+	ended := req != nil && gone(req) != nil && endOfContext(err) // by the caller, whatever somebody made of it
+	if e, ok := errors.AsType[*Error](err); ok && !ended {
 		return e
 	}
 	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), req: req}
@@ -354,10 +367,13 @@ func (ev *evidence) retryAfter(c Class, now time.Time) time.Duration {
 // again, "true" or "false".
 const shouldRetry = "X-Should-Retry"
 
+// stripeShouldRetry is Stripe's name for it: https://docs.stripe.com/error-low-level.
+const stripeShouldRetry = "Stripe-Should-Retry"
+
 // again is what else than the class says whether the same request may succeed
 // later.
 func (ev *evidence) again(c Class) again {
-	switch cmp.Or(ev.header.Get(shouldRetry), ev.retryable) {
+	switch cmp.Or(ev.header.Get(shouldRetry), ev.header.Get(stripeShouldRetry), ev.retryable) {
 	case "false":
 		return againNever
 	case "true":
@@ -371,8 +387,30 @@ func (ev *evidence) again(c Class) again {
 	case 499, // the server believes that the caller has left
 		http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusLoopDetected, http.StatusNotExtended:
 		return againNever
+	case http.StatusConflict: // most are of a state that stays, such as a name that is taken
+		if ev.names() || slices.ContainsFunc(ev.codes, func(code string) bool { return passingConflicts[code] }) {
+			return againYes
+		}
+		return againNever
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusFailedDependency, http.StatusTooManyRequests:
+		return againByClass
+	}
+	if 400 <= ev.status && ev.status < 500 && !ev.names() && !ev.says(c) && !ev.githubLimit() {
+		return againNever // words alone, in an answer that says that the request is wrong
 	}
 	return againByClass
+}
+
+// names reports whether the answer names a time to wait.
+func (ev *evidence) names() bool {
+	_, ok := retryAfter(ev.header, time.Now())
+	return ok || ev.wait > 0 || saysNoWait(ev.header)
+}
+
+// githubLimit reports whether the answer is GitHub's for a rate limit:
+// https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
+func (ev *evidence) githubLimit() bool {
+	return ev.status == http.StatusForbidden && ev.has("secondary rate limit", "rate limit exceeded")
 }
 
 // A cause is the verdict on an error of the transport's.

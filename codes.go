@@ -112,6 +112,18 @@ var codeClasses = map[string]Class{
 	"conflict_error":     ErrConflict,
 }
 
+// passingConflicts are the codes of a conflict that passes by itself: something else
+// was at work on the same thing.
+var passingConflicts = map[string]bool{
+	"conflict_error":                  true, // Anthropic's SDKs repeat a 409: https://docs.anthropic.com/en/api/client-sdks
+	"lock_timeout":                    true, // https://docs.stripe.com/error-codes#lock-timeout
+	"idempotency_key_in_use":          true, // https://docs.stripe.com/error-codes#idempotency-key-in-use
+	"operationaborted":                true, // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+	"concurrentmodificationexception": true, // https://docs.aws.amazon.com/organizations/latest/APIReference/API_CreateAccount.html
+	"aborted":                         true, // https://cloud.google.com/apis/design/errors
+	"anotheroperationinprogress":      true, // https://learn.microsoft.com/en-us/azure/azure-resource-manager/troubleshooting/common-deployment-errors
+}
+
 // kindClasses says what the words for a status mean, where there is no status
 // to say it: in the events of a stream.
 var kindClasses = map[string]Class{

@@ -103,8 +103,8 @@
 //
 // A POST whose connection broke may have been acted on. It is not sent again
 // unless it has an Idempotency-Key header, which Retry.IdempotencyKey gives it,
-// or Retry.ReplayUnsafe is set, or Retry.Decide says so. An answer of 408, 409,
-// 429, 500, 502, 503 or 504 is taken for leave to send it again: a server that
+// or Retry.ReplayUnsafe is set, or Retry.Decide says so. An answer of 408, 429,
+// 500, 502, 503 or 504 is taken for leave to send it again: a server that
 // acts on a request and then says 500 should be given an Idempotency-Key, and if
 // it does not heed that, a Retry.Decide that says so. In either case the body
 // must be there once more: http.NewRequest sees to that for a bytes.Buffer,

@@ -35,7 +35,7 @@ const (
 	ErrAuthentication                    // the credential is missing, wrong or revoked
 	ErrPermissionDenied                  // the credential is good, but not for this
 	ErrNotFound                          // no such thing
-	ErrConflict                          // something else was changing it; may be sent again
+	ErrConflict                          // it contradicts the state of something; passes only if the answer says so
 	ErrUnprocessable                     // well formed, but its content is not accepted
 	ErrRateLimit                         // too fast; waiting cures it
 	ErrQuotaExceeded                     // credit or allowance is used up; an ErrRateLimit that waiting does not cure
@@ -225,7 +225,7 @@ func (e *Error) Retryable() bool {
 		return true
 	}
 	switch e.Class {
-	case ErrConnection, ErrTimeout, ErrConflict, ErrRateLimit, ErrInternalServer, ErrOverloaded,
+	case ErrConnection, ErrTimeout, ErrRateLimit, ErrInternalServer, ErrOverloaded,
 		ErrNotSent, ErrCircuitOpen, ErrWaitTooLong:
 		return true
 	}

@@ -183,3 +183,8 @@ func (o *observed) kinds() []EventKind {
 	}
 	return kinds
 }
+
+// telling is a step that answers with a status and a body.
+func telling(code int, body string) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) { return answer(req, code, body), nil }
+}

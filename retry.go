@@ -19,9 +19,11 @@ import (
 // is safe if the server cannot have acted on the last attempt, because nothing
 // of it was written, nor its body read, or if acting twice does no harm: the
 // method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or the request
-// has an Idempotency-Key or X-Idempotency-Key header. An answer of 408, 409, 429, 500,
+// has an Idempotency-Key or X-Idempotency-Key header. An answer of 408, 429, 500,
 // 502, 503 or 504, and any that says that the server is overloaded, says itself
-// that the request may be sent again, whatever its method. Decide may know better.
+// that the request may be sent again, whatever its method. A 409 is sent again only
+// if the answer says so, by a header, a time or a code that passes. Decide may know
+// better.
 //
 // Every attempt sends the whole body: the request's GetBody gives it again. A
 // body without GetBody is copied while it is sent, if its ContentLength is known
@@ -41,8 +43,9 @@ import (
 //
 // The caller sees the last answer as it came, but for one header, whatever its
 // status. If no answer came, it sees the base's own error after one attempt, and
-// an *[Error] around it after more. The end of the caller's context is never
-// wrapped, nor is an error that does not come from the network.
+// an *[Error] around it after more. An error that does not come from the network is
+// never wrapped, nor is a cancelled context; a deadline that ends a call after an
+// attempt has failed comes as an [ErrTimeout] that tells of the attempts.
 //
 // Retries have one owner. Within another Retry it sends once; only if a layer
 // between them rewrites the URL, they do not know of each other. What an SDK
@@ -140,7 +143,7 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 		}
 		drained := s.giveUp(wait)
 		if err := s.rest(req, wait); err != nil {
-			return nil, err
+			return nil, s.ended(err, n)
 		}
 		<-drained
 		s.attempt, s.following = s.following, nil
@@ -148,15 +151,28 @@ func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(conte
 	}
 }
 
-// retriedAbove reports whether req is a retry of an SDK's. Those that are made
-// with Stainless, OpenAI's and Anthropic's among them, say so.
+// retryMarks are how SDKs say that a request is a retry of theirs: with a number
+// after these words, in these headers, that is at least so much.
+var retryMarks = [...]struct {
+	header, before string
+	least          int64
+}{
+	{"X-Stainless-Retry-Count", "", 1},              // those that are made with Stainless, OpenAI's and Anthropic's among them
+	{"Amz-Sdk-Request", "attempt=", 2},              // AWS's
+	{"X-Goog-Api-Client", "gccl-attempt-count/", 2}, // Google's for Cloud Storage
+	{"Retry-Attempt", "", 1},                        // Kiota's, Microsoft Graph's among them
+}
+
+// retriedAbove reports whether req is a retry of an SDK's.
 func retriedAbove(req *http.Request) bool {
-	count := req.Header["X-Stainless-Retry-Count"]
-	if len(count) == 0 {
-		return false
+	for _, mark := range retryMarks {
+		if v := req.Header[mark.header]; len(v) > 0 {
+			if n, ok := numberAfter(v[0], mark.before); ok && n >= mark.least {
+				return true
+			}
+		}
 	}
-	n, err := strconv.Atoi(count[0])
-	return err == nil && n > 0
+	return false
 }
 
 // first returns req as it is sent for the first time.
@@ -441,10 +457,27 @@ func (s *series) handBack(req *http.Request) (*http.Response, error) {
 	if s.in.e != nil && s.in.resp != nil && s.owner {
 		s.in.forbid()
 	}
+	if e := s.in.e; e != nil && e.Class == 0 && len(s.history) > 0 {
+		s.in.err = s.ended(s.in.err, e.Attempts)
+	}
 	resp := s.in.resp
 	s.in.resp = nil
 	answerTo(req, s.attempt, resp)
 	return resp, s.in.final()
+}
+
+// ended returns the end of the caller's context as the caller gets it after so many
+// attempts: a deadline as a timeout, with what is known of them.
+func (s *series) ended(err error, attempts int) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	last := s.last.e
+	text := causeText(err, nil) + ", before that " + last.Class.phrase()
+	if last.StatusCode != 0 {
+		text += " (" + strconv.Itoa(last.StatusCode) + ")"
+	}
+	return &Error{Class: ErrTimeout, Attempts: attempts, Time: time.Now(), Err: err, cause: text, req: s.attempt, history: s.history}
 }
 
 // next decides whether another attempt follows the one that failed with e, and
@@ -555,7 +588,7 @@ func (r *Retry) safe(req *http.Request, e *Error) bool {
 	switch e.StatusCode {
 	case 0:
 		return false
-	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests, http.StatusInternalServerError,
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
@@ -704,6 +737,9 @@ func (l *result) forbid() {
 	header := make(http.Header, len(l.resp.Header)+1)
 	maps.Copy(header, l.resp.Header) // a base may give the same to everybody
 	header.Set(shouldRetry, "false")
+	if header.Get(stripeShouldRetry) != "" {
+		header.Set(stripeShouldRetry, "false")
+	}
 	l.resp.Header = header
 	if v := verdictOf(l.resp); v != nil {
 		v.forbidden = true

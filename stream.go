@@ -65,7 +65,7 @@ func (s *Stream) roundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	o := &opening{exchange: exchangeOf(req, resp), wait: cmp.Or(s.FirstEvent, 10*time.Second)}
-	if f != formatJSON {
+	if o.whole = f == formatJSON; !o.whole {
 		o.stream = &streamBody{ReadCloser: resp.Body, exchange: o.exchange, events: events{format: f}, noDone: s.NoDone, observe: s.Observe}
 		resp.Body = o.stream
 	}

@@ -240,7 +240,7 @@ func TestRetriesUseTheConnectionsThatAreThere(t *testing.T) {
 func TestTheCallersRequestIsNeverChanged(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, p protocol) {
-		s := p.serve(t, inTurn(answer(503, ""), resetting, answer(409, ""), fine))
+		s := p.serve(t, inTurn(answer(503, ""), resetting, answer(408, ""), fine))
 		req := s.request(http.MethodPost, "body", "Idempotency-Key", "k", "Authorization", "Bearer secret")
 		body := &struct{ io.ReadCloser }{req.Body}
 		req.Body = body

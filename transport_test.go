@@ -81,7 +81,8 @@ func TestEachAnswerHasItsClassAndIsSentAgainOnlyWhereThatHelps(t *testing.T) {
 		{name: "forbidden", status: 403, body: said("Not for you", invalid, ""), class: sturdy.ErrPermissionDenied},
 		{name: "not found", status: 404, body: said("No such model", invalid, "model_not_found"), class: sturdy.ErrNotFound},
 		{name: "request timeout", status: 408, class: sturdy.ErrTimeout, kindOf: sturdy.ErrConnection, again: true},
-		{name: "conflict", status: 409, body: said("Try again", invalid, ""), class: sturdy.ErrConflict, again: true},
+		{name: "conflict", status: 409, body: said("The name is taken", invalid, ""), class: sturdy.ErrConflict},
+		{name: "conflict that passes", status: 409, body: said("Try again", invalid, "lock_timeout"), class: sturdy.ErrConflict, again: true},
 		{name: "unprocessable", status: 422, body: said("Cannot do that", invalid, ""), class: sturdy.ErrUnprocessable},
 	}
 	overBoth(t, func(t *testing.T, p protocol) {
@@ -240,7 +241,7 @@ func TestOfManyConcurrentCallsNoneIsLost(t *testing.T) {
 		{steps: steps{answer(401, noKey)}, class: sturdy.ErrAuthentication},
 		{steps: steps{answer(429, noQuota)}, class: sturdy.ErrQuotaExceeded},
 		{steps: steps{answer(404, "")}, class: sturdy.ErrNotFound},
-		{steps: steps{answer(409, ""), echo}},
+		{steps: steps{answer(409, "", "Retry-After-Ms", "1"), echo}},
 		{steps: steps{resetting, echo}, headers: []string{"Idempotency-Key", "k"}},
 		{steps: steps{resetting}, class: sturdy.ErrConnection},
 		{steps: steps{hanging}}, // its caller leaves
