@@ -33,7 +33,7 @@ var causes = [...]func(error) (cause, bool){
 // nothing was written.
 func unsentInAll(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
-		all, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // walks the tree
+		all, ok := err.(interface{ Unwrap() []error })
 		if !ok {
 			continue
 		}
@@ -86,7 +86,7 @@ func answerIn(err error) (resp *http.Response) {
 			if !ok || !f.IsExported() || len(f.Index) != 1 {
 				continue
 			}
-			if r, ok := v.FieldByIndex(f.Index).Interface().(*http.Response); ok && r != nil {
+			if r, ok := reflect.TypeAssert[*http.Response](v.FieldByIndex(f.Index)); ok && r != nil {
 				resp = r
 			}
 		}
