@@ -95,27 +95,41 @@ func answerIn(err error) (resp *http.Response) {
 	return resp
 }
 
-// likeTransport reports whether an error that is not known otherwise reads as those
-// of net/http, of its HTTP/2, and of crypto/tls do, or is the end of a connection.
+// likeTransport reports whether an error that is not known otherwise is the end of a
+// connection, or has a type or a text as those of a transport have.
 func likeTransport(err error) bool {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return true
-	}
-	if _, ok := errors.AsType[syscall.Errno](err); ok {
-		return true
-	}
 	return inTree(err, func(err error) bool {
+		switch err { //nolint:errorlint // walks the tree
+		case io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrNoProgress, io.ErrShortWrite, os.ErrDeadlineExceeded:
+			return true
+		}
+		t := reflect.TypeOf(err)
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
 		text := err.Error()
-		return slices.ContainsFunc(transportTexts, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+		return t != reflect.TypeFor[url.Error]() && slices.ContainsFunc(transportPackages, func(path string) bool { return strings.HasPrefix(t.PkgPath(), path) }) ||
+			slices.ContainsFunc(transportTexts, func(prefix string) bool { return strings.HasPrefix(text, prefix) }) ||
+			slices.ContainsFunc(connectionTexts, func(part string) bool { return strings.Contains(text, part) })
 	})
 }
 
-// transportTexts are how the errors of the standard library's transports begin.
-var transportTexts = []string{
-	"net/http: ", "http: ", "http2: ", "http2 ", "tls: ", "x509: ", "remote error: ", "local error: ", "socks ", "proxyconnect ",
-	"malformed ", "stream error: ", "connection error: ", "unexpected EOF", "EOF", "read tcp", "write tcp", "dial tcp", "read udp", "lookup ",
-	"connection reset", "broken pipe", "use of closed network connection", "i/o timeout", "internal error: ", "bad ", "suspiciously long ",
-}
+var (
+	// transportPackages are where the errors of transports have their types.
+	transportPackages = []string{"net", "crypto/", "syscall", "internal/poll", "golang.org/x/net/", "github.com/quic-go/"}
+
+	// transportTexts are how those of net/http begin that have none.
+	transportTexts = []string{
+		"net/http: ", "http: ", "http2: ", "tls: ", "x509: ", "bufio: ", "socks ", "proxyconnect ", "malformed ",
+		"stream error: ", "connection error: ", "suspiciously long trailer", "header line too long", "EOF",
+	}
+
+	// connectionTexts are what errors have in them of which somebody has made text.
+	connectionTexts = []string{
+		"connection reset", "connection refused", "broken pipe", "i/o timeout", "use of closed network connection",
+		"no such host", "network is unreachable", "no route to host", "unexpected EOF", ": EOF",
+	}
+)
 
 // certificate: the server is not who it should be. It will not be next time.
 func certificate(err error) (cause, bool) {
