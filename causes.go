@@ -49,29 +49,61 @@ func unsentInAll(err error) bool {
 // judgeOther judges an error that is not of req, but of a request that the base made
 // for it, such as for a token. Either there is an answer in it, as in the errors of
 // golang.org/x/oauth2 and of Azure's identity SDK, or an http.Client has put another
-// URL around it. In any case req was not sent.
+// URL around it. What became of req itself is known by whether its body was read: a
+// client below that has followed a redirect fails with another URL, too.
 func judgeOther(req *http.Request, err error) (cause, bool) {
-	resp := answerIn(err)
-	if resp != nil && (req == nil || resp.Request == nil || !sameRequest(req, resp.Request.Method, resp.Request.URL)) {
-		switch status := resp.StatusCode; {
-		case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
-			return cause{class: ErrConnection}, true
-		}
-		return cause{class: ErrAuthentication, again: againNever}, true
-	}
-	of, ok := errors.AsType[*url.Error](err)
-	if !ok || req == nil || req.URL == nil || of.Op == "parse" {
+	own := ownURL(req, err)
+	if own == nil {
 		return cause{}, false
 	}
-	u, bad := url.Parse(of.URL)
-	if bad != nil || u.Host == "" || u.Scheme == req.URL.Scheme && u.Host == req.URL.Host && u.Path == req.URL.Path {
+	if resp := answerIn(err); resp != nil && (resp.Request == nil || !sameTarget(own, resp.Request.URL)) {
+		switch status := resp.StatusCode; {
+		case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
+			return cause{class: ErrConnection, unsent: true}, true
+		}
+		return cause{ErrAuthentication, againNever, true}, true
+	}
+	of := otherURL(own, err)
+	if of == nil {
 		return cause{}, false
 	}
 	v, known := judgeCause(of.Err)
 	if !known {
 		v.class = ErrConnection
 	}
+	v.unsent = req != nil && hasBody(req)
 	return v, true
+}
+
+// ownURL is that of req, or of the request that http.Client's error is of.
+func ownURL(req *http.Request, err error) *url.URL {
+	if req != nil {
+		return req.URL
+	}
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		u, _ := url.Parse(outer.URL)
+		return u
+	}
+	return nil
+}
+
+// otherURL returns an error in err of a request to somewhere else, or nil.
+func otherURL(own *url.URL, err error) (other *url.Error) {
+	inTree(err, func(err error) bool {
+		of, ok := err.(*url.Error) //nolint:errorlint // walks the tree
+		if !ok || of.Op == "parse" {
+			return false
+		}
+		if u, bad := url.Parse(of.URL); bad == nil && u.Host != "" && !sameTarget(own, u) {
+			other = of
+		}
+		return other != nil
+	})
+	return other
+}
+
+func sameTarget(a, b *url.URL) bool {
+	return b == nil || a.Scheme == b.Scheme && strings.EqualFold(a.Host, b.Host) && a.Path == b.Path
 }
 
 // answerIn returns the answer that an error has in it as a field, or nil.

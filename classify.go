@@ -265,7 +265,7 @@ func judgeError(req *http.Request, err error) *Error {
 		return e
 	}
 	if v, ok := judgeOther(req, err); ok {
-		e.Class, e.again, e.unsent, e.foreign = v.class, v.again, true, true
+		e.Class, e.again, e.unsent, e.foreign = v.class, v.again, v.unsent, true
 		return e
 	}
 	v, known := judgeCause(err)

@@ -96,7 +96,7 @@ func TestARefusedTokenIsAskedForOnce(t *testing.T) {
 			base := script(tokenFailed(code))
 			rt := &Transport{Base: base}
 			for range 20 {
-				_, err := rt.RoundTrip(get(t))
+				_, err := (&http.Client{Transport: rt}).Do(get(t))
 				require.ErrorIs(t, Check(nil, err), ErrAuthentication)
 				require.Equal(t, ErrAuthentication, ClassOf(err))
 				var refused *retrieveError
@@ -127,6 +127,26 @@ func TestATokenThatMetAnOutageLeftTheRequestUnsent(t *testing.T) {
 			assert.Equal(t, 3, n)
 		})
 	}
+}
+
+// An SDK's error has the answer to the very request in it.
+func TestAnErrorThatHasItsOwnAnswerIsNoTokens(t *testing.T) {
+	assert.Zero(t, ClassOf(&retrieveError{Response: answer(get(t), 404, "")}))
+	own := &url.Error{Op: "Get", URL: get(t).URL.String(), Err: &retrieveError{Response: answer(get(t), 404, "")}}
+	assert.NotEqual(t, ErrAuthentication, ClassOf(own))
+}
+
+// A client below may have sent a POST, and failed where it was redirected to.
+func TestAPOSTThatWasRedirectedBelowIsNotSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(fails(&url.Error{Op: "Get", URL: "https://elsewhere.example.com/", Err: errReset}))
+		for _, req := range []*http.Request{post(t, "x"), newRequest(t, http.MethodPost, "https://api.example.com/v1/chat", http.NoBody)} {
+			before := len(base.times())
+			_, err := (&Transport{Base: base}).RoundTrip(req)
+			require.Error(t, err)
+			assert.Len(t, base.times(), before+1)
+		}
+	})
 }
 
 func TestUnsentIsWhatEveryBranchSays(t *testing.T) {
