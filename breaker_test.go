@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,47 @@ func TestBreakerOpensAfterFailuresInARow(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestAnAnswerThatWouldBeTheSameAgainIsNoOutage(t *testing.T) {
+	for name, step := range map[string]func(*http.Request) (*http.Response, error){
+		"501":                   status(501),
+		"505":                   status(505),
+		"508":                   status(508),
+		"510":                   status(510),
+		"500 and not again":     status(500, "X-Should-Retry", "false"),
+		"503 and not again":     status(503, "X-Should-Retry", "false"),
+		"504 and not again":     status(504, "X-Should-Retry", "false"),
+		"an error below 200 OK": opens(`{"error":{"code":501,"message":"not implemented","status":"UNIMPLEMENTED"}}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var seen observed
+				steps := slices.Repeat([]func(*http.Request) (*http.Response, error){step}, 20)
+				base := &Stream{Base: script(append(steps, status(502), step)...)}
+				b := &Breaker{Base: base, Observe: seen.see}
+				for range 20 {
+					sendAll(t, b, 1)
+				}
+				assert.Empty(t, seen.kinds(), "ten in a row open nothing")
+
+				b = &Breaker{Base: base, Failures: 1, Observe: seen.see}
+				for range 2 {
+					sendAll(t, b, 1)
+				}
+				assert.Equal(t, []EventKind{EventOpen, EventWait, EventHalfOpen, EventClose}, seen.kinds(), "a probe that gets it closes the circuit")
+			})
+		})
+	}
+}
+
+// opens is a step that answers 200, with an error as its first event.
+func opens(event string) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		resp := answer(req, 200, "data: "+event+"\n\n")
+		resp.Header.Set("Content-Type", "text/event-stream")
+		return resp, nil
 	}
 }
 
