@@ -27,8 +27,8 @@ import (
 // A failure is a connection that could not be made or broke, also in the middle
 // of a body, a timeout, and an answer of 408, 424, or 500 and above, unless it would
 // be the same again, as a 501 is. A 429 and what is the caller's own doing count
-// neither way: a cancelled context, a name that does not exist, a bad certificate.
-// Any other answer is a success. Failures of requests that were all sent before the first of them was known count as one: it
+// neither way: a cancelled context, a name that does not exist, a bad certificate,
+// nor does an error that Base makes up without touching the network. Any other answer is a success. Failures of requests that were all sent before the first of them was known count as one: it
 // takes one moment, or one connection that breaks, to fail everything in flight.
 //
 // A request waits for the circuit to close, as long as its deadline allows, and
@@ -102,7 +102,7 @@ func outcome(e *Error) error {
 	switch {
 	case e == nil:
 		return nil
-	case e.Class == 0, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
+	case e.Class == 0, e.foreign, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
 		return errNeutral
 	case e.again == againNever && e.StatusCode != 0:
 		return nil // it works, and will answer the same again, such as a 501

@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -70,7 +69,7 @@ func TestTheBreakerDoesAsItsModel(t *testing.T) {
 					case "fail":
 						return status(503)(req)
 					case "break":
-						return fails(errors.New("broke"))(req)
+						return fails(errReset)(req)
 					}
 					return status(200)(req)
 				}),

@@ -88,6 +88,36 @@ func TestAnAnswerThatWouldBeTheSameAgainIsNoOutage(t *testing.T) {
 	}
 }
 
+func TestWhatABaseMakesUpSaysNothingOfTheServer(t *testing.T) {
+	for name, err := range map[string]error{
+		"a limiter's": errors.New("rate: Wait(n=1) would exceed context deadline"),
+		"a signer's":  fmt.Errorf("sign: %w", errors.New("no credentials")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(fails(err))
+				var seen observed
+				rt := &Transport{Base: base, Breaker: Breaker{Observe: seen.see}}
+				for range 20 {
+					_, got := rt.RoundTrip(get(t))
+					require.True(t, got == err, "the very error: %#v", got) //nolint:errorlint // the value itself
+				}
+				assert.Len(t, base.times(), 100, "a plain loop sends it again, too")
+				assert.NotContains(t, seen.kinds(), EventOpen)
+
+				base = script(fails(err), status(200))
+				resp, got := (&Transport{Base: base}).RoundTrip(get(t))
+				require.NoError(t, got)
+				assert.Equal(t, 200, resp.StatusCode)
+
+				base = script(fails(err), status(200))
+				_, got = (&Transport{Base: base}).RoundTrip(post(t, "x"))
+				assert.True(t, got == err, "it is not known that nothing was sent") //nolint:errorlint // the value itself
+			})
+		})
+	}
+}
+
 // opens is a step that answers 200, with an error as its first event.
 func opens(event string) func(*http.Request) (*http.Response, error) {
 	return func(req *http.Request) (*http.Response, error) {

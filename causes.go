@@ -4,10 +4,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -84,13 +87,17 @@ func dial(err error) (cause, bool) {
 		return cause{ErrConnection, againNever, true}, true
 	}
 	op, ok := errors.AsType[*net.OpError](err)
-	if !ok || op.Op != "dial" && op.Op != "proxyconnect" && op.Op != "socks connect" {
+	if !ok || !dials(op) {
 		return cause{}, false
 	}
 	if op.Timeout() {
 		return cause{ErrTimeout, againByClass, true}, true
 	}
 	return cause{ErrConnection, againByClass, true}, true
+}
+
+func dials(op *net.OpError) bool {
+	return op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect"
 }
 
 // http2Error is what errors.As can take the stream errors of net/http for: they
@@ -188,6 +195,97 @@ func fromTransport(err error) bool {
 		}
 	}
 	return strings.HasPrefix(innermost(err).Error(), "http2: ")
+}
+
+// met reports whether the network had a part in err. What nobody knows, a base has
+// made up by itself, such as a limiter or a signer, or a dial function of the user's.
+func met(err error) bool {
+	return inTree(err, func(err error) bool {
+		switch err { //nolint:errorlint // walks the tree
+		case io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrNoProgress, io.ErrShortWrite:
+			return true
+		case http.ErrBodyReadAfterClose: // the request's
+			return false
+		}
+		return typeOfNetwork(err) || textOfNetwork(err.Error())
+	})
+}
+
+// typeOfNetwork reports whether err's type is of a package that sends requests.
+func typeOfNetwork(err error) bool {
+	t := reflect.TypeOf(err)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == reflect.TypeFor[url.Error]() {
+		return fromTransport(err)
+	}
+	switch path := t.PkgPath(); path {
+	case "net", "net/http", "net/textproto", "crypto/tls", "crypto/x509", "syscall", "os", "internal/poll", "compress/flate":
+		return true
+	default:
+		return strings.HasPrefix(path, "net/http/internal") || strings.Contains(path, "golang.org/x/net/") ||
+			strings.HasPrefix(path, "github.com/quic-go/quic-go")
+	}
+}
+
+// textOfNetwork knows the errors that net/http and what it stands on have no type
+// for, and those of the system where somebody made mere text of them.
+func textOfNetwork(text string) bool {
+	for _, prefix := range [...]string{
+		"net/http: ", "http: ", "http2: ", "tls: ", "crypto/tls: ", "x509: ", "gzip: ", "bufio: ", "socks ",
+		"connection error: ", "stream error: ", "readLoopPeekFailLocked: ", "CloseWrite: ", "write error: ", "read limit of ",
+		"malformed HTTP ", "malformed response from server: ", "malformed MIME ", "bad trailer key", "invalid Trailer key",
+		"invalid empty Content-Length", "suspiciously long trailer", "header line too long", "chunked encoding ",
+		"header list too large", "1xx informational response", "unknown status code", "connection closed", "connection is unavailable",
+	} {
+		if strings.HasPrefix(text, prefix) {
+			return true
+		}
+	}
+	for _, part := range [...]string{
+		"connection reset", "connection refused", "broken pipe", "i/o timeout", "use of closed network connection",
+		"no such host", "network is unreachable", "no route to host", "connection timed out", "unexpected EOF",
+	} {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return strings.HasSuffix(text, ": EOF")
+}
+
+// unsentInAll reports whether all that went wrong went wrong before anything was
+// sent: an error may have branches, of which one was a dial, and another met a server.
+func unsentInAll(err error) bool {
+	for err != nil {
+		switch u := err.(type) { //nolint:errorlint // walks the tree
+		case *Error:
+			return u.unsent
+		case *net.DNSError, *tls.CertificateVerificationError:
+			return true // whatever the cause is
+		case *net.OpError:
+			if dials(u) {
+				return true
+			}
+			err = u.Err
+		case interface{ Unwrap() error }:
+			err = u.Unwrap()
+		case interface{ Unwrap() []error }:
+			return !slices.ContainsFunc(u.Unwrap(), func(err error) bool { return err != nil && !unsent(err) })
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+// unsent reports whether err says that nothing was sent.
+func unsent(err error) bool {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return unsentInAll(err)
+	}
+	v, _ := judgeCause(err)
+	return v.unsent
 }
 
 func innermost(err error) error {

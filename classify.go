@@ -234,6 +234,11 @@ func requestID(h http.Header, fromBody string) string {
 // judgeError is judge for a request that got no answer.
 func judgeError(req *http.Request, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
+		if e.unsent && !unsentInAll(err) {
+			sent := *e
+			sent.unsent = false
+			return &sent
+		}
 		return e
 	}
 	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), req: req}
@@ -252,6 +257,7 @@ func judgeError(req *http.Request, err error) *Error {
 	if !known {
 		// It came from a RoundTripper, so the request failed on its way.
 		v.class = ErrConnection
+		e.foreign = !met(err)
 	}
 	e.Class, e.again, e.unsent = v.class, v.again, v.unsent
 	return e
@@ -380,6 +386,7 @@ type cause struct {
 func judgeCause(err error) (cause, bool) {
 	for _, know := range causes {
 		if v, ok := know(err); ok {
+			v.unsent = v.unsent && unsentInAll(err)
 			return v, true
 		}
 	}

@@ -130,6 +130,7 @@ type Error struct {
 	again     again     // what the evidence says of sending it again
 	hasty     bool      // judged before the body had come
 	unsent    bool      // the server can not have seen the request
+	foreign   bool      // the network had no part in it, or another server: it says nothing of the server
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
 	alone     bool      // and holds nobody else
 

@@ -36,7 +36,8 @@ import (
 // The caller sees the last answer as it came, but for one header, whatever its
 // status. If no answer came, it sees the base's own error after one attempt, and
 // an *[Error] around it after more. The end of the caller's context is never
-// wrapped.
+// wrapped, nor an error that a base has made up without touching the network, such
+// as that of another limiter.
 //
 // Retries have one owner. Within another Retry it sends once; only if a layer
 // between them rewrites the URL, they do not know of each other. What an SDK
@@ -702,7 +703,7 @@ func (l *result) forbid() {
 
 // final is the error as the caller of RoundTrip gets it.
 func (l *result) final() error {
-	if l.err == nil || l.e.Attempts <= 1 || l.e.Class == 0 {
+	if l.err == nil || l.e.Attempts <= 1 || l.e.Class == 0 || l.e.foreign {
 		return l.err
 	}
 	if _, ok := errors.AsType[*Error](l.err); ok {
