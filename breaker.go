@@ -28,7 +28,9 @@ import (
 // of a body, a timeout, and an answer of 408, 424, or 500 and above, unless it would
 // be the same again, as a 501 is. A 429 and what is the caller's own doing count
 // neither way: a cancelled context, a name that does not exist, a bad certificate,
-// nor does an error that Base makes up without touching the network. Any other answer is a success. Failures of requests that were all sent before the first of them was known count as one: it
+// nor does an error that Base makes up without touching the network, or meets when it
+// asks another server for a token. Any other answer is a success. Failures of
+// requests that were all sent before the first of them was known count as one: it
 // takes one moment, or one connection that breaks, to fail everything in flight.
 //
 // A request waits for the circuit to close, as long as its deadline allows, and

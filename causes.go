@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // causes judge the errors of a request that got no answer, the most telling
@@ -207,7 +208,7 @@ func met(err error) bool {
 		case http.ErrBodyReadAfterClose: // the request's
 			return false
 		}
-		return typeOfNetwork(err) || textOfNetwork(err.Error())
+		return typeOfNetwork(err) || textOfNetwork(err.Error()) || answerIn(err) != nil
 	})
 }
 
@@ -256,8 +257,9 @@ func textOfNetwork(text string) bool {
 
 // unsentInAll reports whether all that went wrong went wrong before anything was
 // sent: an error may have branches, of which one was a dial, and another met a server.
-func unsentInAll(err error) bool {
-	for err != nil {
+// A part for which told is true did.
+func unsentInAll(err error, told func(error) bool) bool {
+	for err != nil && !told(err) {
 		switch u := err.(type) { //nolint:errorlint // walks the tree
 		case *Error:
 			return u.unsent
@@ -271,7 +273,7 @@ func unsentInAll(err error) bool {
 		case interface{ Unwrap() error }:
 			err = u.Unwrap()
 		case interface{ Unwrap() []error }:
-			return !slices.ContainsFunc(u.Unwrap(), func(err error) bool { return err != nil && !unsent(err) })
+			return !slices.ContainsFunc(u.Unwrap(), func(err error) bool { return err != nil && !unsent(err, told) })
 		default:
 			return true
 		}
@@ -280,12 +282,120 @@ func unsentInAll(err error) bool {
 }
 
 // unsent reports whether err says that nothing was sent.
-func unsent(err error) bool {
-	if _, ok := errors.AsType[*Error](err); ok {
-		return unsentInAll(err)
+func unsent(err error, told func(error) bool) bool {
+	if _, ok := errors.AsType[*Error](err); ok || inTree(err, told) {
+		return unsentInAll(err, told)
 	}
 	v, _ := judgeCause(err)
 	return v.unsent
+}
+
+func nothing(error) bool { return false }
+
+// elsewhere judges an error of another request than req that was made on its way,
+// such as for a token: the server of req has not seen it. The request of a client's
+// error, where req is nil, is that of the outermost url.Error.
+func elsewhere(req *http.Request, err error) (v cause, wait time.Duration, ok bool) {
+	own := ownURL(req, err)
+	if own == nil {
+		return cause{}, 0, false
+	}
+	if resp := otherAnswer(own, err); resp != nil {
+		unsent := unsentInAll(err, func(err error) bool { return answerIn(err) == resp })
+		switch status := resp.StatusCode; {
+		case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
+			wait, _ = retryAfter(resp.Header, time.Now())
+			return cause{ErrConnection, againByClass, unsent}, wait, true
+		}
+		return cause{ErrAuthentication, againNever, unsent}, 0, true
+	}
+	other := otherFetch(own, err)
+	if other == nil {
+		return cause{}, 0, false
+	}
+	if e, ok := errors.AsType[*Error](other); ok { // its requests have layers of ours
+		v, wait = cause{class: e.Class, again: e.again}, e.RetryAfter
+		if e.Class == 0 || e.Class.kindOf(ErrNotSent) {
+			return cause{}, 0, false
+		}
+	} else if v, _ = judgeCause(other.Err); v.class == 0 {
+		v.class = ErrConnection
+	}
+	// A client below that has followed a redirect fails with another URL, too. With
+	// a body that was not read, nothing was sent before.
+	v.unsent = req != nil && hasBody(req) &&
+		unsentInAll(err, func(err error) bool { return err == error(other) }) //nolint:errorlint // the part itself
+	return v, wait, true
+}
+
+func ownURL(req *http.Request, err error) *url.URL {
+	if req != nil {
+		return req.URL
+	}
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		own, _ := url.Parse(outer.URL)
+		return own
+	}
+	return nil
+}
+
+// otherAnswer returns the answer to another request that is in err, such as in an
+// oauth2.RetrieveError.
+func otherAnswer(own *url.URL, err error) (resp *http.Response) {
+	inTree(err, func(err error) bool {
+		r := answerIn(err)
+		if r == nil || r.Request != nil && !elsewhereThan(own, r.Request.URL) {
+			return false
+		}
+		resp = r
+		return true
+	})
+	return resp
+}
+
+// otherFetch returns the error of another request that is in err.
+func otherFetch(own *url.URL, err error) (other *url.Error) {
+	inTree(err, func(err error) bool {
+		u, ok := err.(*url.Error) //nolint:errorlint // walks the tree
+		if !ok || u.Op == "parse" {
+			return false
+		}
+		if to, err := url.Parse(u.URL); err != nil || !elsewhereThan(own, to) {
+			return false
+		}
+		other = u
+		return true
+	})
+	return other
+}
+
+func elsewhereThan(own, other *url.URL) bool {
+	return other != nil && other.Host != "" &&
+		(other.Scheme != own.Scheme || !strings.EqualFold(other.Host, own.Host) || other.Path != own.Path)
+}
+
+// answerIn returns the answer that err itself carries, as the errors of token
+// sources do in one of these fields.
+func answerIn(err error) *http.Response {
+	v := reflect.ValueOf(err)
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	for _, name := range [...]string{"Response", "RawResponse"} {
+		field, ok := v.Type().FieldByName(name)
+		if !ok || field.Type != reflect.TypeFor[*http.Response]() {
+			continue
+		}
+		if f, err := v.FieldByIndexErr(field.Index); err == nil && f.CanInterface() {
+			if resp := f.Interface().(*http.Response); resp != nil { //nolint:forcetypeassert // it is its type
+				return resp
+			}
+		}
+	}
+	return nil
 }
 
 func innermost(err error) error {

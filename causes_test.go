@@ -314,7 +314,7 @@ func TestWhatComesFromTheNetworkIsKnown(t *testing.T) {
 		// net, and below
 		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, os.ErrDeadlineExceeded,
 		syscall.EHOSTUNREACH, &net.OpError{Op: "socks connect", Err: errors.New("general SOCKS server failure")},
-		&url.Error{Op: "Get", URL: "https://api.example.com/", Err: errors.New("x")},
+		&url.Error{Op: "Get", URL: "https://api.example.com/v1/models", Err: errors.New("x")},
 		&os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED},
 		net.UnknownNetworkError("x"), &net.AddrError{Err: "missing port"},
 		// of which somebody made text

@@ -23,7 +23,8 @@ import (
 // and the rest by the status.
 //
 // A cancelled or expired context of the caller's has class 0: it says nothing
-// of the server. [ClassOf] finds an ErrTimeout in the latter.
+// of the server. [ClassOf] finds an ErrTimeout in the latter. A token that a base
+// could not get, because it was refused, is an ErrAuthentication.
 func Classify(resp *http.Response, err error) *Error {
 	if resp == nil && err == nil {
 		return nil
@@ -73,7 +74,10 @@ func ClassOf(err error) Class {
 	case errors.Is(err, context.DeadlineExceeded):
 		return ErrTimeout
 	}
-	v, _ := judgeCause(err)
+	v, _, other := elsewhere(nil, err)
+	if !other {
+		v, _ = judgeCause(err)
+	}
 	return v.class
 }
 
@@ -233,8 +237,9 @@ func requestID(h http.Header, fromBody string) string {
 
 // judgeError is judge for a request that got no answer.
 func judgeError(req *http.Request, err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
-		if e.unsent && !unsentInAll(err) {
+	v, wait, other := elsewhere(req, err)
+	if e, ok := errors.AsType[*Error](err); ok && !other {
+		if e.unsent && !unsentInAll(err, nothing) {
 			sent := *e
 			sent.unsent = false
 			return &sent
@@ -253,13 +258,16 @@ func judgeError(req *http.Request, err error) *Error {
 	if endOfContext(err) && (req == nil || !errors.Is(err, context.DeadlineExceeded)) {
 		return e
 	}
-	v, known := judgeCause(err)
+	known := other
+	if !other {
+		v, known = judgeCause(err)
+	}
 	if !known {
 		// It came from a RoundTripper, so the request failed on its way.
 		v.class = ErrConnection
-		e.foreign = !met(err)
 	}
-	e.Class, e.again, e.unsent = v.class, v.again, v.unsent
+	e.Class, e.again, e.unsent, e.RetryAfter = v.class, v.again, v.unsent, wait
+	e.foreign = other || !known && !met(err)
 	return e
 }
 
@@ -386,7 +394,7 @@ type cause struct {
 func judgeCause(err error) (cause, bool) {
 	for _, know := range causes {
 		if v, ok := know(err); ok {
-			v.unsent = v.unsent && unsentInAll(err)
+			v.unsent = v.unsent && unsentInAll(err, nothing)
 			return v, true
 		}
 	}

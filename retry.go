@@ -37,7 +37,7 @@ import (
 // status. If no answer came, it sees the base's own error after one attempt, and
 // an *[Error] around it after more. The end of the caller's context is never
 // wrapped, nor an error that a base has made up without touching the network, such
-// as that of another limiter.
+// as that of another limiter, or met when it asked another server for a token.
 //
 // Retries have one owner. Within another Retry it sends once; only if a layer
 // between them rewrites the URL, they do not know of each other. What an SDK
