@@ -70,14 +70,6 @@ func TestAnAnswerThatRepeatingDoesNotCureIsNoOutage(t *testing.T) {
 	}
 }
 
-// A retrieveError is as golang.org/x/oauth2 has it.
-type retrieveError struct {
-	Response *http.Response
-	Body     []byte
-}
-
-func (r *retrieveError) Error() string { return "oauth2: cannot fetch token: " + r.Response.Status }
-
 // tokenFailed is a base whose token source was answered with that status.
 func tokenFailed(status int) func(*http.Request) (*http.Response, error) {
 	token, err := http.NewRequest(http.MethodPost, "https://login.example.com/token", strings.NewReader("x"))
@@ -87,24 +79,6 @@ func tokenFailed(status int) func(*http.Request) (*http.Response, error) {
 	return func(*http.Request) (*http.Response, error) {
 		resp := answer(token, status, `{"error":"x"}`)
 		return nil, fmt.Errorf("token: %w", &retrieveError{Response: resp})
-	}
-}
-
-func TestARefusedTokenIsAskedForOnce(t *testing.T) {
-	for _, code := range []int{400, 401, 403} {
-		synctest.Test(t, func(t *testing.T) {
-			base := script(tokenFailed(code))
-			rt := &Transport{Base: base}
-			for range 20 {
-				_, err := rt.RoundTrip(get(t))
-				require.ErrorIs(t, Check(nil, err), ErrAuthentication)
-				require.Equal(t, ErrAuthentication, ClassOf(err))
-				var refused *retrieveError
-				require.ErrorAs(t, err, &refused)
-			}
-			assert.Len(t, base.times(), 20)
-			assert.Equal(t, ErrAuthentication, judgeError(get(t), func() error { _, err := tokenFailed(code)(nil); return err }()).Class)
-		})
 	}
 }
 
