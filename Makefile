@@ -6,7 +6,7 @@ GOVULNCHECK   := v1.9.0
 
 # The time limit of a package's tests; which benchmarks to run, and how often;
 # the time that each fuzz target gets.
-TIMEOUT  ?= 5m
+TIMEOUT  ?= 10m
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 60s

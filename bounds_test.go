@@ -200,7 +200,7 @@ func TestResetForgetsWhatWasLearned(t *testing.T) {
 		}()
 		require.NoError(t, sendAll(t, l, 1)[0])
 		assert.Equal(t, 2*time.Minute, time.Since(base.began), "who waits leaves")
-		assert.Equal(t, "", l.Limits()[0].Source)
+		assert.Empty(t, l.Limits()[0].Source)
 		sendAll(t, l, 1)
 		assert.Equal(t, 2*time.Minute, time.Since(base.began))
 	})

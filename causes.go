@@ -390,7 +390,7 @@ func answerIn(err error) *http.Response {
 			continue
 		}
 		if f, err := v.FieldByIndexErr(field.Index); err == nil && f.CanInterface() {
-			if resp := f.Interface().(*http.Response); resp != nil { //nolint:forcetypeassert // it is its type
+			if resp, ok := reflect.TypeAssert[*http.Response](f); ok && resp != nil {
 				return resp
 			}
 		}

@@ -83,8 +83,7 @@ func verdictWithin(v reflect.Value, depth int) *verdict {
 	if v.Kind() != reflect.Struct || depth == 0 {
 		return nil
 	}
-	for i := range v.NumField() {
-		f := v.Field(i)
+	for _, f := range v.Fields() {
 		if f.Kind() != reflect.Interface || !f.Type().Implements(reflect.TypeFor[io.ReadCloser]()) {
 			continue
 		}
@@ -107,7 +106,7 @@ func ourVerdict(body reflect.Value) (v *verdict, ours bool) {
 	}
 	switch body.Type() {
 	case reflect.TypeFor[*peeked](), reflect.TypeFor[*hooked]():
-		b, ok := reflect.NewAt(body.Type().Elem(), body.UnsafePointer()).Interface().(io.ReadCloser)
+		b, ok := reflect.TypeAssert[io.ReadCloser](reflect.NewAt(body.Type().Elem(), body.UnsafePointer()))
 		return verdictIn(b), ok
 	}
 	return nil, false
