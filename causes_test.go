@@ -112,6 +112,7 @@ func TestFaultGetsTheVerdictOfItsCause(t *testing.T) {
 			assert.Equal(t, f.class, e.Class, "class")
 			assert.Equal(t, f.retryable, e.Retryable(), "retryable")
 			assert.Equal(t, f.unsent, e.unsent, "unsent")
+			assert.False(t, e.foreign, "foreign")
 			assert.Equal(t, f.class, ClassOf(err), "ClassOf")
 			assert.Equal(t, f.class == ErrTimeout, e.Timeout(), "Timeout")
 			assert.True(t, f.cause(err), "the client's error does not have the cause: %#v", err)
@@ -513,6 +514,7 @@ func (l *innerLayer) assertJudgedAs(t *testing.T, e *Error) {
 		assert.Equal(t, e.Class, l.e.Class, "class within the client")
 		assert.Equal(t, e.Retryable(), l.e.Retryable(), "retryable within the client")
 		assert.Equal(t, e.unsent, l.e.unsent, "unsent within the client")
+		assert.False(t, l.e.foreign, "foreign within the client")
 	}
 	if l.e != nil {
 		assertSafeToShow(t, l.e)
