@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,77 @@ func TestBreakerOpensAfterFailuresInARow(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestAnAnswerThatWouldBeTheSameAgainIsNoOutage(t *testing.T) {
+	for name, step := range map[string]func(*http.Request) (*http.Response, error){
+		"501":                   status(501),
+		"505":                   status(505),
+		"508":                   status(508),
+		"510":                   status(510),
+		"500 and not again":     status(500, "X-Should-Retry", "false"),
+		"503 and not again":     status(503, "X-Should-Retry", "false"),
+		"504 and not again":     status(504, "X-Should-Retry", "false"),
+		"an error below 200 OK": opens(`{"error":{"code":501,"message":"not implemented","status":"UNIMPLEMENTED"}}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var seen observed
+				steps := slices.Repeat([]func(*http.Request) (*http.Response, error){step}, 20)
+				base := &Stream{Base: script(append(steps, status(502), step)...)}
+				b := &Breaker{Base: base, Observe: seen.see}
+				for range 20 {
+					sendAll(t, b, 1)
+				}
+				assert.Empty(t, seen.kinds(), "ten in a row open nothing")
+
+				b = &Breaker{Base: base, Failures: 1, Observe: seen.see}
+				for range 2 {
+					sendAll(t, b, 1)
+				}
+				assert.Equal(t, []EventKind{EventOpen, EventWait, EventHalfOpen, EventClose}, seen.kinds(), "a probe that gets it closes the circuit")
+			})
+		})
+	}
+}
+
+func TestWhatABaseMakesUpSaysNothingOfTheServer(t *testing.T) {
+	for name, err := range map[string]error{
+		"a limiter's": errors.New("rate: Wait(n=1) would exceed context deadline"),
+		"a signer's":  fmt.Errorf("sign: %w", errors.New("no credentials")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(fails(err))
+				var seen observed
+				rt := &Transport{Base: base, Breaker: Breaker{Observe: seen.see}}
+				for range 20 {
+					_, got := rt.RoundTrip(get(t))
+					require.True(t, got == err, "the very error: %#v", got)
+				}
+				assert.Len(t, base.times(), 100, "a plain loop sends it again, too")
+				assert.NotContains(t, seen.kinds(), EventOpen)
+
+				base = script(fails(err), status(200))
+				resp, got := (&Transport{Base: base}).RoundTrip(get(t))
+				require.NoError(t, got)
+				assert.Equal(t, 200, resp.StatusCode)
+
+				base = script(fails(err), status(200))
+				_, got = (&Transport{Base: base}).RoundTrip(post(t, "x"))
+				assert.True(t, got == err, "it is not known that nothing was sent")
+			})
+		})
+	}
+}
+
+// opens is a step that answers 200, with an error as its first event.
+func opens(event string) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		resp := answer(req, 200, "data: "+event+"\n\n")
+		resp.Header.Set("Content-Type", "text/event-stream")
+		return resp, nil
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // causes judge the errors of a request that got no answer, the most telling
@@ -28,140 +28,6 @@ var causes = [...]func(error) (cause, bool){
 	wrongRequest,
 	wrongAnswer,
 }
-
-// unsentInAll reports whether every branch of an error that joins several says that
-// nothing was written.
-func unsentInAll(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		all, ok := err.(interface{ Unwrap() []error })
-		if !ok {
-			continue
-		}
-		for _, branch := range all.Unwrap() {
-			if v, known := judgeCause(branch); !known || !v.unsent {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// judgeOther judges an error that is not of req, but of a request that the base made
-// for it, such as for a token. Either there is an answer in it, as in the errors of
-// golang.org/x/oauth2 and of Azure's identity SDK, or an http.Client has put another
-// URL around it. What became of req itself is known by whether its body was read: a
-// client below that has followed a redirect fails with another URL, too.
-func judgeOther(req *http.Request, err error) (cause, bool) {
-	own := ownURL(req, err)
-	if own == nil {
-		return cause{}, false
-	}
-	if resp := answerIn(err); resp != nil && (resp.Request == nil || !sameTarget(own, resp.Request.URL)) {
-		switch status := resp.StatusCode; {
-		case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
-			return cause{class: ErrConnection, unsent: true}, true
-		}
-		return cause{ErrAuthentication, againNever, true}, true
-	}
-	of := otherURL(own, err)
-	if of == nil {
-		return cause{}, false
-	}
-	v, known := judgeCause(of.Err)
-	if !known {
-		v.class = ErrConnection
-	}
-	v.unsent = req != nil && hasBody(req)
-	return v, true
-}
-
-// ownURL is that of req, or of the request that http.Client's error is of.
-func ownURL(req *http.Request, err error) *url.URL {
-	if req != nil {
-		return req.URL
-	}
-	if outer, ok := errors.AsType[*url.Error](err); ok {
-		u, _ := url.Parse(outer.URL)
-		return u
-	}
-	return nil
-}
-
-// otherURL returns an error in err of a request to somewhere else, or nil.
-func otherURL(own *url.URL, err error) (other *url.Error) {
-	inTree(err, func(err error) bool {
-		of, ok := err.(*url.Error) //nolint:errorlint // walks the tree
-		if !ok || of.Op == "parse" {
-			return false
-		}
-		if u, bad := url.Parse(of.URL); bad == nil && u.Host != "" && !sameTarget(own, u) {
-			other = of
-		}
-		return other != nil
-	})
-	return other
-}
-
-func sameTarget(a, b *url.URL) bool {
-	return b == nil || a.Scheme == b.Scheme && strings.EqualFold(a.Host, b.Host) && a.Path == b.Path
-}
-
-// answerIn returns the answer that an error has in it as a field, or nil.
-func answerIn(err error) (resp *http.Response) {
-	inTree(err, func(err error) bool {
-		v := reflect.Indirect(reflect.ValueOf(err))
-		if v.Kind() != reflect.Struct {
-			return false
-		}
-		for _, name := range [...]string{"Response", "RawResponse"} {
-			f, ok := v.Type().FieldByName(name)
-			if !ok || !f.IsExported() || len(f.Index) != 1 {
-				continue
-			}
-			if r, ok := reflect.TypeAssert[*http.Response](v.FieldByIndex(f.Index)); ok && r != nil {
-				resp = r
-			}
-		}
-		return resp != nil
-	})
-	return resp
-}
-
-// likeTransport reports whether an error that is not known otherwise is the end of a
-// connection, or has a type or a text as those of a transport have.
-func likeTransport(err error) bool {
-	return inTree(err, func(err error) bool {
-		switch err { //nolint:errorlint // walks the tree
-		case io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrNoProgress, io.ErrShortWrite, os.ErrDeadlineExceeded:
-			return true
-		}
-		t := reflect.TypeOf(err)
-		if t.Kind() == reflect.Pointer {
-			t = t.Elem()
-		}
-		text := err.Error()
-		return t != reflect.TypeFor[url.Error]() && slices.ContainsFunc(transportPackages, func(path string) bool { return strings.HasPrefix(t.PkgPath(), path) }) ||
-			slices.ContainsFunc(transportTexts, func(prefix string) bool { return strings.HasPrefix(text, prefix) }) ||
-			slices.ContainsFunc(connectionTexts, func(part string) bool { return strings.Contains(text, part) })
-	})
-}
-
-var (
-	// transportPackages are where the errors of transports have their types.
-	transportPackages = []string{"net", "crypto/", "syscall", "internal/poll", "golang.org/x/net/", "github.com/quic-go/"}
-
-	// transportTexts are how those of net/http begin that have none.
-	transportTexts = []string{
-		"net/http: ", "http: ", "http2: ", "tls: ", "x509: ", "bufio: ", "socks ", "proxyconnect ", "malformed ",
-		"stream error: ", "connection error: ", "suspiciously long trailer", "header line too long", "EOF",
-	}
-
-	// connectionTexts are what errors have in them of which somebody has made text.
-	connectionTexts = []string{
-		"connection reset", "connection refused", "broken pipe", "i/o timeout", "use of closed network connection",
-		"no such host", "network is unreachable", "no route to host", "unexpected EOF", ": EOF",
-	}
-)
 
 // certificate: the server is not who it should be. It will not be next time.
 func certificate(err error) (cause, bool) {
@@ -222,13 +88,17 @@ func dial(err error) (cause, bool) {
 		return cause{ErrConnection, againNever, true}, true
 	}
 	op, ok := errors.AsType[*net.OpError](err)
-	if !ok || op.Op != "dial" && op.Op != "proxyconnect" && op.Op != "socks connect" {
+	if !ok || !dials(op) {
 		return cause{}, false
 	}
 	if op.Timeout() {
 		return cause{ErrTimeout, againByClass, true}, true
 	}
 	return cause{ErrConnection, againByClass, true}, true
+}
+
+func dials(op *net.OpError) bool {
+	return op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect"
 }
 
 // http2Error is what errors.As can take the stream errors of net/http for: they
@@ -326,6 +196,206 @@ func fromTransport(err error) bool {
 		}
 	}
 	return strings.HasPrefix(innermost(err).Error(), "http2: ")
+}
+
+// met reports whether the network had a part in err. What nobody knows, a base has
+// made up by itself, such as a limiter or a signer, or a dial function of the user's.
+func met(err error) bool {
+	return inTree(err, func(err error) bool {
+		switch err { //nolint:errorlint // walks the tree
+		case io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, io.ErrNoProgress, io.ErrShortWrite:
+			return true
+		case http.ErrBodyReadAfterClose: // the request's
+			return false
+		}
+		return typeOfNetwork(err) || textOfNetwork(err.Error()) || answerIn(err) != nil
+	})
+}
+
+// typeOfNetwork reports whether err's type is of a package that sends requests.
+func typeOfNetwork(err error) bool {
+	t := reflect.TypeOf(err)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == reflect.TypeFor[url.Error]() {
+		return fromTransport(err)
+	}
+	switch path := t.PkgPath(); path {
+	case "net", "net/http", "net/textproto", "crypto/tls", "crypto/x509", "syscall", "os", "internal/poll", "compress/flate":
+		return true
+	default:
+		return strings.HasPrefix(path, "net/http/internal") || strings.Contains(path, "golang.org/x/net/") ||
+			strings.HasPrefix(path, "github.com/quic-go/quic-go")
+	}
+}
+
+// textOfNetwork knows the errors that net/http and what it stands on have no type
+// for, and those of the system where somebody made mere text of them.
+func textOfNetwork(text string) bool {
+	for _, prefix := range [...]string{
+		"net/http: ", "http: ", "http2: ", "tls: ", "crypto/tls: ", "x509: ", "gzip: ", "bufio: ", "socks ",
+		"connection error: ", "stream error: ", "readLoopPeekFailLocked: ", "CloseWrite: ", "write error: ", "read limit of ",
+		"malformed HTTP ", "malformed response from server: ", "malformed MIME ", "bad trailer key", "invalid Trailer key",
+		"invalid empty Content-Length", "suspiciously long trailer", "header line too long", "chunked encoding ",
+		"header list too large", "1xx informational response", "unknown status code", "connection closed", "connection is unavailable",
+	} {
+		if strings.HasPrefix(text, prefix) {
+			return true
+		}
+	}
+	for _, part := range [...]string{
+		"connection reset", "connection refused", "broken pipe", "i/o timeout", "use of closed network connection",
+		"no such host", "network is unreachable", "no route to host", "connection timed out", "unexpected EOF",
+	} {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return strings.HasSuffix(text, ": EOF")
+}
+
+// unsentInAll reports whether all that went wrong went wrong before anything was
+// sent: an error may have branches, of which one was a dial, and another met a server.
+// A part for which told is true did.
+func unsentInAll(err error, told func(error) bool) bool {
+	for err != nil && !told(err) {
+		switch u := err.(type) { //nolint:errorlint // walks the tree
+		case *Error:
+			return u.unsent
+		case *net.DNSError, *tls.CertificateVerificationError:
+			return true // whatever the cause is
+		case *net.OpError:
+			if dials(u) {
+				return true
+			}
+			err = u.Err
+		case interface{ Unwrap() error }:
+			err = u.Unwrap()
+		case interface{ Unwrap() []error }:
+			return !slices.ContainsFunc(u.Unwrap(), func(err error) bool { return err != nil && !unsent(err, told) })
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+// unsent reports whether err says that nothing was sent.
+func unsent(err error, told func(error) bool) bool {
+	if _, ok := errors.AsType[*Error](err); ok || inTree(err, told) {
+		return unsentInAll(err, told)
+	}
+	v, _ := judgeCause(err)
+	return v.unsent
+}
+
+func nothing(error) bool { return false }
+
+// elsewhere judges an error of another request than req that was made on its way,
+// such as for a token: the server of req has not seen it. The request of a client's
+// error, where req is nil, is that of the outermost url.Error.
+func elsewhere(req *http.Request, err error) (v cause, wait time.Duration, ok bool) {
+	own := ownURL(req, err)
+	if own == nil {
+		return cause{}, 0, false
+	}
+	if resp := otherAnswer(own, err); resp != nil {
+		unsent := unsentInAll(err, func(err error) bool { return answerIn(err) == resp })
+		switch status := resp.StatusCode; {
+		case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
+			wait, _ = retryAfter(resp.Header, time.Now())
+			return cause{ErrConnection, againByClass, unsent}, wait, true
+		}
+		return cause{ErrAuthentication, againNever, unsent}, 0, true
+	}
+	other := otherFetch(own, err)
+	if other == nil {
+		return cause{}, 0, false
+	}
+	if e, ok := errors.AsType[*Error](other); ok { // its requests have layers of ours
+		v, wait = cause{class: e.Class, again: e.again}, e.RetryAfter
+		if e.Class == 0 || e.Class.kindOf(ErrNotSent) {
+			return cause{}, 0, false
+		}
+	} else if v, _ = judgeCause(other.Err); v.class == 0 {
+		v.class = ErrConnection
+	}
+	// A client below that has followed a redirect fails with another URL, too. With
+	// a body that was not read, nothing was sent before.
+	v.unsent = req != nil && hasBody(req) &&
+		unsentInAll(err, func(err error) bool { return err == error(other) }) //nolint:errorlint // the part itself
+	return v, wait, true
+}
+
+func ownURL(req *http.Request, err error) *url.URL {
+	if req != nil {
+		return req.URL
+	}
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		own, _ := url.Parse(outer.URL)
+		return own
+	}
+	return nil
+}
+
+// otherAnswer returns the answer to another request that is in err, such as in an
+// oauth2.RetrieveError.
+func otherAnswer(own *url.URL, err error) (resp *http.Response) {
+	inTree(err, func(err error) bool {
+		r := answerIn(err)
+		if r == nil || r.Request != nil && !elsewhereThan(own, r.Request.URL) {
+			return false
+		}
+		resp = r
+		return true
+	})
+	return resp
+}
+
+// otherFetch returns the error of another request that is in err.
+func otherFetch(own *url.URL, err error) (other *url.Error) {
+	inTree(err, func(err error) bool {
+		u, ok := err.(*url.Error) //nolint:errorlint // walks the tree
+		if !ok || u.Op == "parse" {
+			return false
+		}
+		if to, err := url.Parse(u.URL); err != nil || !elsewhereThan(own, to) {
+			return false
+		}
+		other = u
+		return true
+	})
+	return other
+}
+
+func elsewhereThan(own, other *url.URL) bool {
+	return other != nil && other.Host != "" &&
+		(other.Scheme != own.Scheme || !strings.EqualFold(other.Host, own.Host) || other.Path != own.Path)
+}
+
+// answerIn returns the answer that err itself carries, as the errors of token
+// sources do in one of these fields.
+func answerIn(err error) *http.Response {
+	v := reflect.ValueOf(err)
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	for _, name := range [...]string{"Response", "RawResponse"} {
+		field, ok := v.Type().FieldByName(name)
+		if !ok || field.Type != reflect.TypeFor[*http.Response]() {
+			continue
+		}
+		if f, err := v.FieldByIndexErr(field.Index); err == nil && f.CanInterface() {
+			if resp, ok := reflect.TypeAssert[*http.Response](f); ok && resp != nil {
+				return resp
+			}
+		}
+	}
+	return nil
 }
 
 func innermost(err error) error {

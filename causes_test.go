@@ -112,6 +112,7 @@ func TestFaultGetsTheVerdictOfItsCause(t *testing.T) {
 			assert.Equal(t, f.class, e.Class, "class")
 			assert.Equal(t, f.retryable, e.Retryable(), "retryable")
 			assert.Equal(t, f.unsent, e.unsent, "unsent")
+			assert.False(t, e.foreign, "foreign")
 			assert.Equal(t, f.class, ClassOf(err), "ClassOf")
 			assert.Equal(t, f.class == ErrTimeout, e.Timeout(), "Timeout")
 			assert.True(t, f.cause(err), "the client's error does not have the cause: %#v", err)
@@ -259,6 +260,122 @@ func TestClosedBodyOfARequestSaysNothingOfTheServer(t *testing.T) {
 	assert.False(t, Classify(nil, http.ErrBodyReadAfterClose).unsent, "unsent")
 }
 
+// What nobody knows, a base has made up. What the network had a part in must not be
+// taken for that.
+func TestWhatComesFromTheNetworkIsKnown(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		// net/http
+		errors.New("http: server closed idle connection"),
+		errors.New("net/http: cannot rewind body after connection loss"),
+		fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w", errors.New("disk")),
+		errors.New("net/http: request canceled"),
+		errors.New("net/http: request canceled while waiting for connection"),
+		errors.New("net/http: timeout awaiting response headers"),
+		errors.New("net/http: TLS handshake timeout"),
+		errors.New("net/http: Transport failed to read from server: EOF"),
+		errors.New("net/http: server response headers exceeded 10 bytes; aborted"),
+		errors.New("net/http: Transport.DialContext hook returned (nil, nil)"),
+		errors.New("net/http: server replied with more than declared Content-Length; truncated"),
+		errors.New("http: CloseIdleConnections called"),
+		errors.New("http: persistConn.readLoop exiting"),
+		errors.New("http: idle connection timeout"),
+		errors.New("http: unexpected EOF reading trailer"),
+		errors.New("http: suspiciously long trailer after chunked body"),
+		errors.New("http: Transport does not support unencrypted HTTP/2"),
+		errors.New("http: message cannot contain multiple Content-Length headers; got [1 2]"),
+		fmt.Errorf("readLoopPeekFailLocked: %w", errors.New("short")),
+		fmt.Errorf("write error: %w", errors.New("short")),
+		errors.New("read limit of 10 bytes exhausted"),
+		errors.New("unknown status code"),
+		errors.New(`malformed HTTP response "SSH-2.0"`),
+		errors.New(`bad trailer key "x"`),
+		errors.New(`invalid empty Content-Length ""`),
+		errors.New("header line too long"),
+		errors.New("chunked encoding contains too much non-data"),
+		textproto.ProtocolError("malformed MIME header line: x"),
+		errors.New("Bad Gateway"), // a proxy's
+		http.ErrSchemeMismatch,
+		// HTTP/2
+		errors.New("http2: client connection lost"),
+		errors.New("http2: client connection force closed via ClientConn.Close"),
+		errors.New("http2: Transport received Server's graceful shutdown GOAWAY"),
+		errors.New("http2: Transport: cannot retry err [x] after Request.Body was written; define Request.GetBody to avoid this error"),
+		errors.New("http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=\"\""),
+		errors.New("http2: response body closed"),
+		errors.New("http2: timeout awaiting response headers"),
+		errors.New("connection error: PROTOCOL_ERROR"),
+		errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"),
+		errors.New("malformed response from server: missing status pseudo header"),
+		// crypto/tls
+		errors.New("tls: server selected unsupported protocol version 301"),
+		errors.New("tls: received unexpected handshake message of type *tls.finishedMsg"),
+		tls.AlertError(40),
+		x509.UnknownAuthorityError{},
+		// net, and below
+		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, os.ErrDeadlineExceeded,
+		syscall.EHOSTUNREACH, &net.OpError{Op: "socks connect", Err: errors.New("general SOCKS server failure")},
+		&url.Error{Op: "Get", URL: "https://api.example.com/v1/models", Err: errors.New("x")},
+		&os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED},
+		net.UnknownNetworkError("x"), &net.AddrError{Err: "missing port"},
+		// of which somebody made text
+		errors.New("proxy: read tcp 10.0.0.1:5->10.0.0.2:443: connection reset by peer"),
+		errors.New(`round trip: Get "https://api.example.com/": EOF`),
+		// or wrapped it
+		fmt.Errorf("hop: %w", errors.Join(errors.New("x"), io.EOF)),
+	} {
+		assert.False(t, judge(get(t), nil, err).foreign, "%T: %v", err, err)
+	}
+	for _, err := range []error{
+		errors.New("rate: Wait(n=1) would exceed context deadline"),
+		errors.New("circuit breaker is open"),
+		fmt.Errorf("sign: %w", errors.New("no credentials")),
+		&url.Error{Op: "parse", URL: ":", Err: errors.New("missing protocol scheme")},
+		errors.Join(errors.New("a"), errors.New("b")),
+		http.ErrBodyReadAfterClose,
+		os.ErrNotExist,
+	} {
+		e := judge(get(t), nil, err)
+		assert.True(t, e.foreign, "%T: %v", err, err)
+		assert.Equal(t, ErrConnection, e.Class, "%v", err)
+		assert.True(t, e.Retryable(), "%v", err)
+		assert.False(t, e.unsent, "%v", err)
+	}
+}
+
+func TestAnErrorIsUnsentOnlyIfAllItsBranchesAre(t *testing.T) {
+	t.Parallel()
+	dialed := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	refused, unreachable := dialed(syscall.ECONNREFUSED), dialed(syscall.ENETUNREACH)
+	name := &net.DNSError{IsTemporary: true}
+	circuit := refusal(ErrCircuitOpen, time.Second, errors.New("open"))
+	for _, row := range []struct {
+		name   string
+		err    error
+		unsent bool
+	}{
+		{"a dial", refused, true},
+		{"a dial, wrapped", fmt.Errorf("first: %w", refused), true},
+		{"two dials", errors.Join(refused, unreachable), true},
+		{"two dials in a dial", dialed(errors.Join(syscall.ECONNREFUSED, syscall.ENETUNREACH)), true},
+		{"two dials of an exchange of our client's", &url.Error{Op: "Post", Err: errors.Join(refused, unreachable)}, true},
+		{"a dial and a lookup", fmt.Errorf("%w; %w", refused, name), true},
+		{"a dial and a refusal of ours", errors.Join(refused, circuit), true},
+		{"a dial and a reset", errors.Join(refused, errReset), false},
+		{"a reset and a dial", errors.Join(errReset, refused), false},
+		{"a dial and a reset, wrapped", fmt.Errorf("both: %w", errors.Join(refused, fmt.Errorf("second: %w", errReset))), false},
+		{"a dial and a reset in a sentence", fmt.Errorf("%w, then %w", refused, errReset), false},
+		{"a dial and who knows", errors.Join(refused, errors.New("x")), false},
+		{"branches of branches", errors.Join(errors.Join(refused, unreachable), errors.Join(name, io.EOF)), false},
+		{"a refusal of ours and a reset", errors.Join(circuit, errReset), false},
+		{"a refused stream and a reset", errors.Join(http2Error{Code: 7}, errReset), false},
+		{"a bad header and a reset", errors.Join(errors.New("net/http: invalid header field name"), x509.UnknownAuthorityError{}, errReset), false},
+	} {
+		assert.Equal(t, row.unsent, judge(post(t, "x"), nil, row.err).unsent, row.name)
+	}
+	assert.True(t, circuit.unsent, "an error of ours stays as it is")
+}
+
 // What is looked for in a cause.
 
 func being(target error) func(error) bool {
@@ -397,6 +514,7 @@ func (l *innerLayer) assertJudgedAs(t *testing.T, e *Error) {
 		assert.Equal(t, e.Class, l.e.Class, "class within the client")
 		assert.Equal(t, e.Retryable(), l.e.Retryable(), "retryable within the client")
 		assert.Equal(t, e.unsent, l.e.unsent, "unsent within the client")
+		assert.False(t, l.e.foreign, "foreign within the client")
 	}
 	if l.e != nil {
 		assertSafeToShow(t, l.e)

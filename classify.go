@@ -24,6 +24,7 @@ import (
 //
 // A cancelled context of the caller's has class 0: it says nothing of the server.
 // One whose deadline is over is an ErrTimeout, as is what http.Client.Timeout ends.
+// A token that a base could not get, because it was refused, is an ErrAuthentication.
 func Classify(resp *http.Response, err error) *Error {
 	if resp == nil && err == nil {
 		return nil
@@ -79,8 +80,8 @@ func ClassOf(err error) Class {
 	case errors.Is(err, context.DeadlineExceeded):
 		return ErrTimeout
 	}
-	v, ok := judgeOther(nil, err)
-	if !ok {
+	v, _, other := elsewhere(nil, err)
+	if !other {
 		v, _ = judgeCause(err)
 	}
 	return v.class
@@ -248,8 +249,14 @@ func requestID(h http.Header, fromBody string) string {
 
 // judgeError is judge for a request that got no answer.
 func judgeError(req *http.Request, err error) *Error {
+	v, wait, other := elsewhere(req, err)
 	ended := req != nil && gone(req) != nil && endOfContext(err) // by the caller, whatever somebody made of it
-	if e, ok := errors.AsType[*Error](err); ok && !ended {
+	if e, ok := errors.AsType[*Error](err); ok && !ended && !other {
+		if e.unsent && !unsentInAll(err, nothing) {
+			sent := *e
+			sent.unsent = false
+			return &sent
+		}
 		return e
 	}
 	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), req: req}
@@ -264,16 +271,16 @@ func judgeError(req *http.Request, err error) *Error {
 	if endOfContext(err) && (req == nil || !errors.Is(err, context.DeadlineExceeded)) {
 		return e
 	}
-	if v, ok := judgeOther(req, err); ok {
-		e.Class, e.again, e.unsent, e.foreign = v.class, v.again, v.unsent, true
-		return e
+	known := other
+	if !other {
+		v, known = judgeCause(err)
 	}
-	v, known := judgeCause(err)
 	if !known {
 		// It came from a RoundTripper, so the request failed on its way.
-		v.class, e.foreign = ErrConnection, !likeTransport(err)
+		v.class = ErrConnection
 	}
-	e.Class, e.again, e.unsent = v.class, v.again, v.unsent
+	e.Class, e.again, e.unsent, e.RetryAfter = v.class, v.again, v.unsent, wait
+	e.foreign = other || !known && !met(err)
 	return e
 }
 
@@ -425,7 +432,7 @@ type cause struct {
 func judgeCause(err error) (cause, bool) {
 	for _, know := range causes {
 		if v, ok := know(err); ok {
-			v.unsent = v.unsent && unsentInAll(err)
+			v.unsent = v.unsent && unsentInAll(err, nothing)
 			return v, true
 		}
 	}

@@ -24,13 +24,16 @@ func enter(layer http.RoundTripper, req *http.Request, pass func(*http.Request) 
 	if !replaced() {
 		return pass(req)
 	}
+	entered := 0 // how often, for others too that req is sent on behalf of
 	for ctx := req.Context(); ; {
 		e, _ := ctx.Value(entryKey{}).(*entryOf)
 		if e == nil {
 			break
 		}
-		if e.layer == layer && sameRequest(req, e.method, e.url) {
-			return send(initialTransport, req)
+		if e.layer == layer {
+			if entered++; e.same(req) || entered == maxEntered {
+				return send(initialTransport, req)
+			}
 		}
 		ctx = e.Context
 	}
@@ -39,6 +42,11 @@ func enter(layer http.RoundTripper, req *http.Request, pass func(*http.Request) 
 	answerTo(req, inner, resp)
 	return resp, err
 }
+
+// maxEntered is how often a layer may be entered within itself: a request for a token,
+// and one for that. What comes back more often than that would do so for ever, such as
+// through a wrapper that makes the path longer each time.
+const maxEntered = 4
 
 // An entryOf is the context of a request that has entered a layer, while
 // http.DefaultTransport is not what it was.
@@ -56,6 +64,14 @@ func (e *entryOf) Value(key any) any {
 		return e
 	}
 	return e.Context.Value(key)
+}
+
+// same reports whether req has come back. A wrapper may have signed its query anew.
+func (e *entryOf) same(req *http.Request) bool {
+	if e.url == nil || req.URL == nil {
+		return sameRequest(req, e.method, e.url)
+	}
+	return e.method == req.Method && e.url.Scheme == req.URL.Scheme && e.url.Host == req.URL.Host && e.url.Path == req.URL.Path
 }
 
 // sameRequest reports whether req is the request of this method and URL, or a copy

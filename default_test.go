@@ -2,9 +2,11 @@ package sturdy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync/atomic"
 	"testing"
 
@@ -112,4 +114,37 @@ func TestANilBaseIsTheDefaultOfTheMoment(t *testing.T) {
 	require.ErrorIs(t, err, ErrWaitTooLong)
 	assert.EqualValues(t, 2, mocked.Load())
 	client.CloseIdleConnections()
+}
+
+func TestAWrapperThatChangesTheURLEachTimeDoesNotComeBackForEver(t *testing.T) {
+	for name, row := range map[string]struct {
+		change func(*url.URL)
+		most   int // times that the layer lets it pass
+	}{
+		"the query":  {func(u *url.URL) { u.RawQuery += "&nonce=1" }, 1},
+		"the path":   {func(u *url.URL) { u.Path += "/v1" }, maxEntered},
+		"the scheme": {func(u *url.URL) { u.Scheme += "s" }, maxEntered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			passed := 0
+			var rewriting baseFunc
+			layer := &Retry{Attempts: -1}
+			rewriting = func(req *http.Request) (*http.Response, error) {
+				if passed++; passed > 100 {
+					return nil, errors.New("for ever")
+				}
+				req = req.Clone(req.Context())
+				row.change(req.URL)
+				return layer.RoundTrip(req)
+			}
+			before := initialTransport
+			initialTransport = baseFunc(status(200))
+			t.Cleanup(func() { initialTransport = before })
+			defaultIs(t, rewriting)
+			resp, err := http.DefaultTransport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, row.most+1, passed, "through the wrapper, as it is above the layer")
+		})
+	}
 }

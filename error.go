@@ -32,7 +32,7 @@ const (
 	ErrContextLength                     // more text than the model takes; an ErrBadRequest
 	ErrContentFilter                     // refused for what it says; an ErrBadRequest
 	ErrRequestTooLarge                   // larger than the server, or its limit, ever takes; an ErrBadRequest
-	ErrAuthentication                    // the credential is missing, wrong or revoked
+	ErrAuthentication                    // the credential is missing, wrong or revoked, or no token is given for it
 	ErrPermissionDenied                  // the credential is good, but not for this
 	ErrNotFound                          // no such thing
 	ErrConflict                          // it contradicts the state of something; passes only if the answer says so

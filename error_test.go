@@ -175,7 +175,7 @@ func TestNoSecretIsInAnErrorOfTheTransport(t *testing.T) {
 	for name, cause := range map[string]error{
 		"url.Error":    &url.Error{Op: "Get", URL: req.URL.String(), Err: errors.New("refused " + bearer)},
 		"wrapped":      fmt.Errorf("refresh with %s: %w", bearer, &url.Error{Op: "Get", URL: req.URL.String(), Err: io.EOF}),
-		"its own text": fmt.Errorf("net/http: sent %s %s and %s to %s", bearer, apiKey, cookie, req.URL),
+		"its own text": fmt.Errorf("sent %s %s and %s to %s: %w", bearer, apiKey, cookie, req.URL, errReset),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := (&Retry{Base: rtFunc(fails(cause)), Attempts: 2, MinDelay: -1}).RoundTrip(secretRequest(t))
@@ -185,6 +185,9 @@ func TestNoSecretIsInAnErrorOfTheTransport(t *testing.T) {
 			assert.ErrorIs(t, err, cause, "the cause itself is kept")
 		})
 	}
+	foreign := fmt.Errorf("sent %s %s and %s to %s", bearer, apiKey, cookie, req.URL)
+	assertNoSecret(t, everyText(judge(req, nil, foreign)))
+
 	e := Classify(nil, &url.Error{Op: "Get", URL: req.URL.String(), Err: io.EOF})
 	assertNoSecret(t, everyText(e))
 	assert.Equal(t, `sturdy: connection failed: Get [redacted]: EOF`, e.Error())

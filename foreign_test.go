@@ -70,14 +70,6 @@ func TestAnAnswerThatRepeatingDoesNotCureIsNoOutage(t *testing.T) {
 	}
 }
 
-// A retrieveError is as golang.org/x/oauth2 has it.
-type retrieveError struct {
-	Response *http.Response
-	Body     []byte
-}
-
-func (r *retrieveError) Error() string { return "oauth2: cannot fetch token: " + r.Response.Status }
-
 // tokenFailed is a base whose token source was answered with that status.
 func tokenFailed(status int) func(*http.Request) (*http.Response, error) {
 	token, err := http.NewRequest(http.MethodPost, "https://login.example.com/token", strings.NewReader("x"))
@@ -87,24 +79,6 @@ func tokenFailed(status int) func(*http.Request) (*http.Response, error) {
 	return func(*http.Request) (*http.Response, error) {
 		resp := answer(token, status, `{"error":"x"}`)
 		return nil, fmt.Errorf("token: %w", &retrieveError{Response: resp})
-	}
-}
-
-func TestARefusedTokenIsAskedForOnce(t *testing.T) {
-	for _, code := range []int{400, 401, 403} {
-		synctest.Test(t, func(t *testing.T) {
-			base := script(tokenFailed(code))
-			rt := &Transport{Base: base}
-			for range 20 {
-				_, err := (&http.Client{Transport: rt}).Do(get(t))
-				require.ErrorIs(t, Check(nil, err), ErrAuthentication)
-				require.Equal(t, ErrAuthentication, ClassOf(err))
-				var refused *retrieveError
-				require.ErrorAs(t, err, &refused)
-			}
-			assert.Len(t, base.times(), 20)
-			assert.Equal(t, ErrAuthentication, judgeError(get(t), func() error { _, err := tokenFailed(code)(nil); return err }()).Class)
-		})
 	}
 }
 
@@ -129,6 +103,24 @@ func TestATokenThatMetAnOutageLeftTheRequestUnsent(t *testing.T) {
 	}
 }
 
+func TestUnsentIsWhatEveryBranchSays(t *testing.T) {
+	dial := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	for _, row := range []struct {
+		err    error
+		unsent bool
+	}{
+		{dial, true},
+		{errors.Join(dial, dial), true},
+		{fmt.Errorf("all failed: %w", errors.Join(dial, &net.DNSError{IsTemporary: true})), true},
+		{errors.Join(dial, errReset), false},
+		{errors.Join(errReset, dial), false},
+		{fmt.Errorf("%w, then %w", io.ErrUnexpectedEOF, dial), false},
+		{errors.Join(dial, errors.New("odd")), false},
+	} {
+		assert.Equal(t, row.unsent, judgeError(post(t, "x"), row.err).unsent, "%v", row.err)
+	}
+}
+
 // An SDK's error has the answer to the very request in it.
 func TestAnErrorThatHasItsOwnAnswerIsNoTokens(t *testing.T) {
 	assert.Zero(t, ClassOf(&retrieveError{Response: answer(get(t), 404, "")}))
@@ -147,22 +139,4 @@ func TestAPOSTThatWasRedirectedBelowIsNotSentAgain(t *testing.T) {
 			assert.Len(t, base.times(), before+1)
 		}
 	})
-}
-
-func TestUnsentIsWhatEveryBranchSays(t *testing.T) {
-	dial := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	for _, row := range []struct {
-		err    error
-		unsent bool
-	}{
-		{dial, true},
-		{errors.Join(dial, dial), true},
-		{fmt.Errorf("all failed: %w", errors.Join(dial, &net.DNSError{IsTemporary: true})), true},
-		{errors.Join(dial, errReset), false},
-		{errors.Join(errReset, dial), false},
-		{fmt.Errorf("%w, then %w", io.ErrUnexpectedEOF, dial), false},
-		{errors.Join(dial, errors.New("odd")), false},
-	} {
-		assert.Equal(t, row.unsent, judgeError(post(t, "x"), row.err).unsent, "%v", row.err)
-	}
 }

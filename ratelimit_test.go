@@ -392,7 +392,7 @@ func TestTenThousandGoroutinesPassTheGate(t *testing.T) {
 
 func TestAPauseDoesNotMakeAnUnrelatedErrorARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		base := script(fails(errors.New("x")), status(503), status(400, "Retry-After", "9"), status(200))
+		base := script(fails(errReset), status(503), status(400, "Retry-After", "9"), status(200))
 		l := &RateLimit{Base: base}
 		for range 4 {
 			sendAll(t, l, 1)
