@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A patient is the least that a call without a deadline sits out, and what one
-// with a deadline of a minute does.
+// The outages are those that a plain loop sits out, and longer ones where there is
+// time for it.
 func TestALoneCallerSitsAnOutageOut(t *testing.T) {
 	for name, layer := range map[string]func(http.RoundTripper) http.RoundTripper{
 		"Retry":     func(b http.RoundTripper) http.RoundTripper { return &Retry{Base: b} },
