@@ -85,3 +85,56 @@ func numbers(s string) (n int64) {
 	n, _ = numberAfter(s, "Limit ")
 	return n
 }
+
+// FuzzRedaction looks for a secret, and for halves of characters, in what is
+// shown of a text with the secret in it.
+func FuzzRedaction(f *testing.F) {
+	for _, text := range foreignTexts {
+		f.Add(text, text, 100)
+	}
+	f.Add("\u4e00", "\u2013", 20)
+	f.Add("key: ", ".", 1)
+	f.Fuzz(func(t *testing.T, before, after string, limit int) {
+		const secret, key = "opaque-canary-value", "sk-canary0123456789"
+		s := before + secret + " " + key + after + " "
+		got := withoutSecrets(s, []string{secret})
+		assert.NotContains(t, got, secret)
+		if r, _ := utf8.DecodeLastRuneInString(before); notInCredential(r) {
+			assert.NotContains(t, withoutSecrets(before+key, nil), key)
+		}
+		if utf8.ValidString(s) {
+			assert.True(t, utf8.ValidString(got), "%q", got)
+		}
+		limit = min(max(limit, len("…")), len(s))
+		cut := cutText(s, limit)
+		assert.True(t, strings.HasPrefix(s, cut))
+		assert.LessOrEqual(t, len(cut), limit)
+		assert.LessOrEqual(t, len(capped(s, limit)), limit)
+		assert.True(t, utf8.ValidString(serverText(s, nil)))
+		assert.True(t, utf8.ValidString(oneLine(s, limit)))
+	})
+}
+
+// FuzzUsage feeds a body to a usageMeter in one piece, in two and byte by byte:
+// in a short one, it finds the same.
+func FuzzUsage(f *testing.F) {
+	for _, text := range foreignTexts {
+		f.Add([]byte(text+`{"usage":{"input_tokens":3,"output_tokens": 40}}`+text), len(text)+20)
+	}
+	f.Add([]byte(`{"usage":{"total_tokens":99999999999999999999,"prompt_tokens":-1}}`), 25)
+	f.Fuzz(func(t *testing.T, body []byte, at int) {
+		at = min(max(at, 0), len(body))
+		used := func(parts ...[]byte) int {
+			var u usageMeter
+			for _, p := range parts {
+				u.pass(p)
+			}
+			return u.used()
+		}
+		for _, parts := range [][][]byte{{body[:at], body[at:]}, byteByByte(body)} {
+			if got := used(parts...); len(body) <= usageTail {
+				assert.Equal(t, used(body), got)
+			}
+		}
+	})
+}

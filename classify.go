@@ -161,7 +161,7 @@ func exchangeOf(req *http.Request, resp *http.Response) *exchange {
 func (x *exchange) says(body said) *Error {
 	ev := newEvidence(x.status, x.header, body)
 	secrets := x.secrets()
-	shown := func(s string) string { return capped(withoutSecrets(s, secrets), maxMessage) }
+	shown := func(s string) string { return serverText(s, secrets) }
 	now := time.Now()
 	e := &Error{
 		Class:      ev.class(),
@@ -205,7 +205,7 @@ func (x *exchange) broke(c Class, cause error) *Error {
 	return &Error{
 		Class:      c,
 		StatusCode: x.status,
-		RequestID:  capped(withoutSecrets(requestID(x.header, ""), secrets), maxMessage),
+		RequestID:  serverText(requestID(x.header, ""), secrets),
 		Attempts:   x.attempts,
 		Time:       time.Now(),
 		Err:        cause,

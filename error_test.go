@@ -206,8 +206,28 @@ func TestPlainWordsAreNotRedacted(t *testing.T) {
 	assert.Equal(t, said, withoutSecrets(said, secretsOf(req)))
 }
 
+func TestACredentialBesideOtherCharactersIsRedactedAndTheyAreKept(t *testing.T) {
+	const key = "sk-0123456789abcdef"
+	for _, s := range []string{"\u4e00KEY", "KEY\u2013", "\u0100KEY\u0100", "\x80KEY\x80", "\xe2KEY\xe2\x80", "\u20ac\u2025KEY\u3002"} {
+		assert.Equal(t, strings.ReplaceAll(s, "KEY", redacted), withoutSecrets(strings.ReplaceAll(s, "KEY", key), nil), s)
+	}
+}
+
+func TestAMessageIsUTF8WhateverTheServersEncodingIs(t *testing.T) {
+	for page, want := range map[string]string{
+		"<html>\xb4\xed<title>502 \xb4\xed\xce\xf3</title>":        "502 \ufffd",
+		"<title>Erreur du c\xf4t\xe9 du serveur</title>":           "Erreur du c\ufffdt\ufffd du serveur",
+		"<title>503 \x83G\x83\x89\x81[ unavailable</title>":        "503 \ufffdG\ufffd[ unavailable",
+		"{\"error\":{\"message\":[\"\xb4\xed\"]}}":                 "[\"\ufffd\"]",
+		"<title>\u0130\u212a: Bad Gateway\x00</title>\u0130\u0130": "\u0130\u212a: Bad Gateway\x00",
+	} {
+		assert.Equal(t, want, Classify(answer(get(t), 502, page), nil).Message, page)
+	}
+}
+
 func TestOneLineCutsBetweenCharacters(t *testing.T) {
 	assert.Equal(t, "héé…", capped("hééééé", 8))
 	assert.Equal(t, "short", capped("short", 5))
+	assert.Equal(t, "\x82\xa0…", capped(strings.Repeat("\x82\xa0", 5), 8), "where there are none, it cuts all the same")
 	assert.Equal(t, "a b", oneLine("a\r\nb", 100)[:1]+" b")
 }

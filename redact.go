@@ -118,12 +118,13 @@ func withoutSecrets(s string, secrets []string) string {
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
-		end := i
-		for end < len(s) && inCredential(s[end]) {
-			end++
+		end := i + strings.IndexFunc(s[i:], notInCredential)
+		if end < i {
+			end = len(s)
 		}
 		if end == i {
-			i++
+			_, size := utf8.DecodeRuneInString(s[i:])
+			i += size
 			continue
 		}
 		word := strings.TrimRight(s[i:end], ".") // the end of a sentence is not part of it
@@ -140,14 +141,20 @@ func withoutSecrets(s string, secrets []string) string {
 	return b.String()
 }
 
-// inCredential reports whether c is a byte of a credential: of its own
-// alphabet, or of the characters that mask one, "…" and "•" among them.
-func inCredential(c byte) bool {
-	switch c {
-	case '-', '_', '*', '.', "…"[0], "…"[1], "…"[2], "•"[2]:
-		return true
+// serverText is a server's text, or a part of it, as an Error has it: without
+// secrets, and in UTF-8 whatever the server's encoding is.
+func serverText(s string, secrets []string) string {
+	return capped(strings.ToValidUTF8(withoutSecrets(s, secrets), "\ufffd"), maxMessage)
+}
+
+// notInCredential reports whether r is no character of a credential: neither of
+// its own alphabet, nor one of those that mask it.
+func notInCredential(r rune) bool {
+	switch r {
+	case '-', '_', '*', '.', '…', '•':
+		return false
 	}
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+	return (r < 'a' || 'z' < r) && (r < 'A' || 'Z' < r) && (r < '0' || '9' < r)
 }
 
 // credentialPrefixes begin the API keys and tokens of well-known services.
@@ -236,9 +243,12 @@ func capped(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	cut := limit - len("…")
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
+	s = s[:limit-len("…")]
+	for range utf8.UTFMax - 1 { // no more: bytes that are no characters go on for long
+		if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
+			break
+		}
+		s = s[:len(s)-1]
 	}
-	return s[:cut] + "…"
+	return s + "…"
 }
