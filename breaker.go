@@ -58,6 +58,7 @@ type Breaker struct {
 	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
 	circuits keyed[*circuit]
+	idle     idleCloser
 }
 
 const (
@@ -78,7 +79,7 @@ func (b *Breaker) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (b *Breaker) CloseIdleConnections() { closeIdle(b.Base) }
+func (b *Breaker) CloseIdleConnections() { b.idle.closeIdle(b.Base) }
 
 func (b *Breaker) check() error {
 	switch {

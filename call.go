@@ -109,18 +109,6 @@ func baseOf(rt http.RoundTripper) http.RoundTripper {
 	return rt
 }
 
-// closeIdle forwards http.Client.CloseIdleConnections. A default that has been
-// replaced may lead back to the layer that asks: then those of the default that was
-// there before are closed.
-func closeIdle(base http.RoundTripper) {
-	if base == nil && replaced() {
-		base = initialTransport
-	}
-	if c, ok := baseOf(base).(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
-	}
-}
-
 // A cancellation is the end of a request by its caller's doing. In it are the
 // context's error, its cause, and what the base returned, if that is another.
 type cancellation struct{ err, also error }

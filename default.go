@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 )
 
 // initialTransport is http.DefaultTransport as it was before the program could
@@ -81,4 +82,23 @@ func sameRequest(req *http.Request, method string, u *url.URL) bool {
 		return false
 	}
 	return u == req.URL || u != nil && req.URL != nil && u.String() == req.URL.String()
+}
+
+// An idleCloser forwards http.Client.CloseIdleConnections. A default that has been
+// replaced may lead back to the layer that asks: then those of the default that was
+// there before are closed.
+type idleCloser struct{ closing uint32 } //nolint:modernize // a Timeout or a Stream may be copied
+
+func (c *idleCloser) closeIdle(base http.RoundTripper) {
+	base = baseOf(base)
+	if replaced() {
+		if atomic.SwapUint32(&c.closing, 1) != 0 {
+			base = initialTransport
+		} else {
+			defer atomic.StoreUint32(&c.closing, 0)
+		}
+	}
+	if b, ok := base.(interface{ CloseIdleConnections() }); ok {
+		b.CloseIdleConnections()
+	}
 }

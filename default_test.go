@@ -148,3 +148,53 @@ func TestAWrapperThatChangesTheURLEachTimeDoesNotComeBackForEver(t *testing.T) {
 		})
 	}
 }
+
+// idles counts how often it is asked to close what is idle.
+type idles struct {
+	rtFunc
+	closed atomic.Int32
+}
+
+func (i *idles) CloseIdleConnections() { i.closed.Add(1) }
+
+// lateDefault is middleware whose Base is http.DefaultTransport when it is used.
+type lateDefault struct{}
+
+func (lateDefault) RoundTrip(req *http.Request) (*http.Response, error) {
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+func (lateDefault) CloseIdleConnections() { http.DefaultClient.CloseIdleConnections() }
+
+// forwarding is middleware that passes CloseIdleConnections on.
+type forwarding struct{ http.RoundTripper }
+
+func (f forwarding) CloseIdleConnections() {
+	(&http.Client{Transport: f.RoundTripper}).CloseIdleConnections()
+}
+
+func TestIdleConnectionsAreClosedWhateverTheDefaultTransportIs(t *testing.T) {
+	initial, before := new(idles), initialTransport
+	initialTransport = initial
+	t.Cleanup(func() { initialTransport = before })
+	defaultIs(t, http.DefaultTransport)
+	for name, layer := range everyLayer {
+		for way, rt := range map[string]http.RoundTripper{
+			"itself":                     layer(nil),
+			"within a wrapper":           forwarding{layer(nil)},
+			"around a wrapper":           layer(lateDefault{}),
+			"around and within wrappers": forwarding{layer(forwarding{layer(lateDefault{})})},
+		} {
+			http.DefaultTransport = rt
+			for range 2 {
+				initial.closed.Store(0)
+				http.DefaultClient.CloseIdleConnections()
+				assert.Positive(t, initial.closed.Load(), "%s %s", name, way)
+			}
+		}
+		mock, rt := new(idles), layer(nil)
+		http.DefaultTransport = mock
+		(&http.Client{Transport: rt}).CloseIdleConnections()
+		assert.EqualValues(t, 1, mock.closed.Load(), "a mock below %s", name)
+	}
+}

@@ -58,6 +58,7 @@ type RateLimit struct {
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
 
 	gates keyed[*gate]
+	idle  idleCloser
 }
 
 // maxPause is the longest that a server's wish holds a key. One that asks for
@@ -83,7 +84,7 @@ func (l *RateLimit) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (l *RateLimit) CloseIdleConnections() { closeIdle(l.Base) }
+func (l *RateLimit) CloseIdleConnections() { l.idle.closeIdle(l.Base) }
 
 func (l *RateLimit) check() error {
 	switch {

@@ -74,7 +74,8 @@ type Retry struct {
 	Budget         *Budget                              // bounds the retries of all calls together; nil means one of this layer's own
 	Observe        func(context.Context, Event)         // is told of retries and of giving up; nil means nobody watches
 
-	own Budget
+	own  Budget
+	idle idleCloser
 }
 
 // A Decision is what Retry.Decide says of an attempt that failed. It is asked
@@ -113,7 +114,7 @@ func (r *Retry) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (r *Retry) CloseIdleConnections() { closeIdle(r.Base) }
+func (r *Retry) CloseIdleConnections() { r.idle.closeIdle(r.Base) }
 
 func (r *Retry) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
 	r, owner, err := r.with(req.Context())

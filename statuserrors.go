@@ -18,6 +18,8 @@ import "net/http"
 //	}}
 type StatusErrors struct {
 	Base http.RoundTripper // sends the requests; nil means http.DefaultTransport
+
+	idle idleCloser
 }
 
 // RoundTrip sends req, and returns an *Error for a status of 400 or more.
@@ -39,4 +41,4 @@ func (s *StatusErrors) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (s *StatusErrors) CloseIdleConnections() { closeIdle(s.Base) }
+func (s *StatusErrors) CloseIdleConnections() { s.idle.closeIdle(s.Base) }

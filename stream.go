@@ -47,6 +47,8 @@ type Stream struct {
 	FirstEvent time.Duration                // for which the layers above, or Check, wait for content; zero means 10s, negative means that they do not ask
 	NoDone     bool                         // the server sends no [DONE]: a finish_reason ends its chat completions
 	Observe    func(context.Context, Event) // is told of streams that fail; nil means nobody watches
+
+	idle idleCloser
 }
 
 // RoundTrip sends req, and watches the body of the answer if it is a stream.
@@ -77,7 +79,7 @@ func (s *Stream) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (s *Stream) CloseIdleConnections() { closeIdle(s.Base) }
+func (s *Stream) CloseIdleConnections() { s.idle.closeIdle(s.Base) }
 
 // An opening is what the body of a 200 begins with: of a stream, all that comes
 // before its content. An answer that fails in it has failed.

@@ -41,7 +41,7 @@ func BenchmarkStream(b *testing.B) {
 		}
 		base := server.Client().Transport
 		b.Run(protocol, func(b *testing.B) { benchmarkCopy(b, base, server.URL) })
-		closeIdle(base)
+		(&http.Client{Transport: base}).CloseIdleConnections()
 		server.Close()
 	}
 }

@@ -38,6 +38,8 @@ type Timeout struct {
 	Header  time.Duration                // from the sending to the response's headers; zero or negative means no limit
 	Idle    time.Duration                // for which a read of the body may wait for a byte; zero or negative means no limit
 	Observe func(context.Context, Event) // is told of what is given up; nil means nobody watches
+
+	idle idleCloser
 }
 
 // RoundTrip sends req, and gives it up when Header is over.
@@ -50,7 +52,7 @@ func (t *Timeout) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (t *Timeout) CloseIdleConnections() { closeIdle(t.Base) }
+func (t *Timeout) CloseIdleConnections() { t.idle.closeIdle(t.Base) }
 
 func (t *Timeout) send(req *http.Request, next http.RoundTripper, watch func(context.Context, Event)) (*http.Response, error) {
 	if t.Header <= 0 && t.Idle <= 0 {

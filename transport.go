@@ -26,6 +26,8 @@ type Transport struct {
 	Breaker   Breaker                      // stops knocking on a server that is down; its Base is not used
 	Timeout   Timeout                      // bounds each attempt; its Base is not used
 	Observe   func(context.Context, Event) // is told what every layer does, as their own Observe are; nil means nobody watches
+
+	idle idleCloser
 }
 
 // RoundTrip sends req through the stack.
@@ -43,7 +45,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes those of Base.
-func (t *Transport) CloseIdleConnections() { closeIdle(t.Base) }
+func (t *Transport) CloseIdleConnections() { t.idle.closeIdle(t.Base) }
 
 func (t *Transport) check() error {
 	var field string
