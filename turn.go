@@ -203,7 +203,9 @@ func (g *gate) refuse(t *turn, now time.Time, o outlook, ahead int) bool {
 		late = still && (stalled >= t.hold || stalled+asked > t.hold)
 		why = errMaxHold
 	}
-	if late {
+	if deadline, ok := t.req.Context().Deadline(); late && ok && !now.Before(deadline) {
+		t.err = context.DeadlineExceeded // the context says so in a moment
+	} else if late {
 		t.err = refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w", wait.Round(time.Millisecond), why))
 	}
 	return late
