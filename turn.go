@@ -203,12 +203,15 @@ func (g *gate) refuse(t *turn, now time.Time, o outlook, ahead int) bool {
 		late = still && (stalled >= t.hold || stalled+asked > t.hold)
 		why = errMaxHold
 	}
-	if deadline, ok := t.req.Context().Deadline(); late && ok && !now.Before(deadline) {
+	if !late {
+		return false
+	}
+	if deadline, ok := t.req.Context().Deadline(); ok && !now.Before(deadline) {
 		t.err = context.DeadlineExceeded // the context says so in a moment
-	} else if late {
+	} else {
 		t.err = refusal(ErrWaitTooLong, wait, fmt.Errorf("sturdy: its turn would come in %v: %w", wait.Round(time.Millisecond), why))
 	}
-	return late
+	return true
 }
 
 // stalledFor is how long t has waited while nothing moved. Once the server takes
