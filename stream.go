@@ -271,7 +271,9 @@ func (b *streamBody) isWhole() bool {
 	return b.whole
 }
 
+// failed has the body end with e, whatever those do who are told of it.
 func (b *streamBody) failed(e *Error) error {
+	b.err = e
 	watchers{b.observe}.see(b.req, Event{Kind: EventBroken, Attempt: e.Attempts, Err: e})
 	return e
 }

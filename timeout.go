@@ -119,13 +119,12 @@ func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.C
 	}
 	x := exchangeOf(req, resp)
 	b := &idleBody{ReadCloser: resp.Body, limit: t.Idle, cancel: cancel, began: time.Now().Add(-1)}
-	b.failure = func() error {
-		if end := gone(req); end != nil {
-			return end
+	b.stalls = func() {
+		if b.err = gone(req); b.err == nil {
+			e := x.broke(ErrTimeout, fmt.Errorf("%w: %v", errIdleTimeout, t.Idle))
+			b.err = e
+			w.see(req, Event{Kind: EventTimeout, Attempt: e.Attempts, Wait: t.Idle, Err: e})
 		}
-		e := x.broke(ErrTimeout, fmt.Errorf("%w: %v", errIdleTimeout, t.Idle))
-		w.see(req, Event{Kind: EventTimeout, Attempt: e.Attempts, Wait: t.Idle, Err: e})
-		return e
 	}
 	b.timer = time.AfterFunc(b.limit, b.look)
 	b.runs.Store(true)
@@ -140,16 +139,16 @@ func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.C
 // and is set for what is left then.
 type idleBody struct {
 	io.ReadCloser
-	limit   time.Duration
-	cancel  context.CancelCauseFunc // ends a read that is under way
-	failure func() error            // what a read that was ended returns
-	err     error                   // what it returned
-	close   sync.Once
-	timer   *time.Timer
-	runs    atomic.Bool  // the timer is to fire
-	ended   atomic.Bool  // it is not needed any more
-	began   time.Time    // before the first read
-	since   atomic.Int64 // when the read under way began, in ns after began; or one of these
+	limit  time.Duration
+	cancel context.CancelCauseFunc // ends a read that is under way
+	stalls func()                  // sets err, and tells of it
+	err    error                   // what reads return after one was ended
+	close  sync.Once
+	timer  *time.Timer
+	runs   atomic.Bool  // the timer is to fire
+	ended  atomic.Bool  // it is not needed any more
+	began  time.Time    // before the first read
+	since  atomic.Int64 // when the read under way began, in ns after began; or one of these
 }
 
 const (
@@ -159,18 +158,27 @@ const (
 
 func (b *idleBody) Read(p []byte) (n int, err error) {
 	now := int64(time.Since(b.began))
-	if !b.since.CompareAndSwap(noRead, now) {
+	switch {
+	case b.err != nil:
 		return 0, b.err
-	}
-	if !b.runs.Load() {
+	case !b.since.CompareAndSwap(noRead, now):
+		// Another read is under way, which the timer looks at, or was ended.
+		return b.ReadCloser.Read(p)
+	case !b.runs.Load():
 		b.set(b.limit)
 	}
 	defer func() {
-		// What came as the clock struck is not taken back.
-		if !b.since.CompareAndSwap(now, noRead) && err != io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
-			b.err = b.failure()
-			err = b.err
+		if b.since.CompareAndSwap(now, noRead) {
+			return
 		}
+		// Bytes that came as the clock struck are not taken back, nor is an end with
+		// them. An end without is that of a body that was closed.
+		if n > 0 && err == io.EOF { //nolint:errorlint // a Reader returns io.EOF itself
+			b.err = err
+			return
+		}
+		b.stalls()
+		err = b.err
 	}()
 	return b.ReadCloser.Read(p)
 }

@@ -3,9 +3,11 @@ package sturdy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -331,4 +333,51 @@ func TestIdleCostsAReadNoAllocation(t *testing.T) {
 	defer resp.Body.Close()
 	p := make([]byte, 1)
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = resp.Body.Read(p) }))
+}
+
+func TestAfterAnIdleTimeoutEveryReadSaysSo(t *testing.T) {
+	for name, says := range map[string]error{"the end of the file": io.EOF, "that it is closed": http.ErrBodyReadAfterClose, "nothing": nil} {
+		for _, hook := range []bool{false, true} {
+			t.Run(fmt.Sprintf("of a body that says %s, hook: %v", name, hook), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					rt := &Timeout{Idle: time.Second, Base: answers(func(*http.Request) io.ReadCloser {
+						return &closingBody{says: says, closed: make(chan struct{})}
+					})}
+					if hook {
+						rt.Observe = func(context.Context, Event) { panic("hook") }
+					}
+					resp, err := rt.RoundTrip(get(t))
+					require.NoError(t, err)
+					defer resp.Body.Close()
+					if hook {
+						assert.PanicsWithValue(t, "hook", func() { _, _ = resp.Body.Read(make([]byte, 8)) })
+					}
+					for range 5 {
+						n, err := resp.Body.Read(make([]byte, 8))
+						assert.Zero(t, n)
+						require.ErrorIs(t, err, ErrTimeout)
+					}
+					_, err = io.Copy(io.Discard, resp.Body)
+					require.ErrorIs(t, err, ErrTimeout)
+				})
+			})
+		}
+	}
+}
+
+// A closingBody has nothing to read until it is closed.
+type closingBody struct {
+	says   error
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (b *closingBody) Read([]byte) (int, error) {
+	<-b.closed
+	return 0, b.says
+}
+
+func (b *closingBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
 }
