@@ -10,6 +10,7 @@ TIMEOUT  ?= 10m
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 60s
+SOAK     ?= 5m
 
 MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*' -not -path '*/testdata/*')))
 LINT    := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
@@ -45,6 +46,10 @@ sim: ## Print how near RateLimit and Breaker come to what a server allows
 .PHONY: noharm
 noharm: ## Print what the zero value loses beside a bare client and a plain retry loop
 	@cd bench && go test -count=1 -v ./noharm | sed -n 's/^ *|/|/p; /^ *--- FAIL/p; /^ok/p; /^FAIL/p'
+
+.PHONY: soak
+soak: ## Hammer random stacks at length, under the race detector: make soak SOAK=1h
+	STURDY_SOAK=$(SOAK) go test -race -run='^TestHammer$$' -count=1 -v -timeout=0 . | grep -v '^ *\(=== \|--- PASS\)'
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint as .golangci.yml says

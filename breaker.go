@@ -306,6 +306,18 @@ func (c *circuit) pass(now time.Time) admission {
 	return admission{nth: c.admitted, at: now, generation: c.generation}
 }
 
+// depart is for a request that is sent later than it was let through, at now.
+func (c *circuit) depart(a admission, now time.Time) admission {
+	if c == nil {
+		return a
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.admitted++
+	a.nth, a.at = c.admitted, now
+	return a
+}
+
 // time measures how long a success took, of some.
 func (c *circuit) time(a admission) {
 	if c.takes == 0 || a.nth%64 == 0 || c.recent.n > 0 {
@@ -422,6 +434,9 @@ func (c *circuit) arrived(now time.Time) {
 
 // waits and leaves keep the list of the gates where some wait.
 func (c *circuit) waits(g *gate) {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gates == nil {
@@ -431,6 +446,9 @@ func (c *circuit) waits(g *gate) {
 }
 
 func (c *circuit) leaves(g *gate) {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.gates, g)

@@ -1,11 +1,9 @@
 package sturdy
 
 import (
-	"container/list"
 	"iter"
 	"math"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,33 +26,37 @@ import (
 //
 // Locks are taken in this order: gate, circuit.
 type gate struct {
-	mu     sync.Mutex
-	limit  rate.Limit // the caller's ceiling; rate.Inf without one
-	burst  int
-	fixed  bool          // nothing is learned
-	own    *rate.Limiter // holds them to limit; nil without one
-	bucket *rate.Limiter // holds them to pace; nil while that holds nobody
-	paused time.Time     // nobody leaves before
-	pace   pace
-	meters []*meter  // of the newest answer that had any
-	known  []*meter  // of all answers
-	heard  time.Time // when the newest answer that had any came
-	silent int       // successes since then
-	tokens *meter    // the caller's ceiling; nil without one
-	prices *prices   // in these tokens; nil without one
-	said   float64   // the rate that was reported last
-	cut    float64   // how many had left at the last news
-	left   toll
-	went   time.Time        // when the last left
-	took   time.Time        // when the server was last known to take any
-	denied time.Time        // when it last refused one
-	busy   int              // answers in a row that the server is overloaded
-	chance chance           // of these while it works
-	flying int              // sent, and not answered
-	spare  int              // tokens taken for requests that were then cancelled
-	queue  list.List        // of *turn
-	doors  map[*circuit]int // how many in the queue are there for each
-	timer  *time.Timer
+	mu      sync.Mutex
+	limit   rate.Limit // the caller's ceiling; rate.Inf without one
+	burst   int
+	fixed   bool          // nothing is learned
+	capped  bool          // the caller has another limit than that
+	own     *rate.Limiter // holds them to limit; nil without one
+	bucket  *rate.Limiter // holds them to pace; nil while that holds nobody
+	paused  time.Time     // nobody leaves before
+	pace    pace
+	meters  []*meter  // of the newest answer that had any
+	known   []*meter  // of all answers
+	heard   time.Time // when the newest answer that had any came
+	silent  int       // successes since then
+	tokens  *meter    // the caller's ceiling; nil without one
+	prices  *prices   // in these tokens; nil without one
+	said    float64   // the rate that was reported last
+	cut     float64   // how many had left at the last news
+	left    toll
+	went    time.Time          // when the last left
+	took    time.Time          // when the server was last known to take any
+	denied  time.Time          // when it last refused one
+	busy    int                // answers in a row that the server is overloaded
+	chance  chance             // of these while it works
+	flying  int                // sent, and not answered
+	spare   int                // tokens taken for requests that were then cancelled
+	lines   map[*circuit]*line // the queue
+	waiting int                // in it
+	payers  int                // who have left it, and wait for the caller's Limiter
+	spared  time.Time          // all in the queue are not looked at again before
+	due     bool               // that is due
+	timer   *time.Timer
 }
 
 // A wish is what a request asks of a gate.
@@ -64,20 +66,19 @@ type wish struct {
 	maxWait time.Duration // of RateLimit
 	circuit *circuit      // nil if there is none
 	patient time.Duration // MaxWait of Breaker
+	pays    bool          // it waits for the caller's Limiter when it has left
 }
 
 // A pass is what a request takes along when it leaves.
 type pass struct {
+	wish
 	gate     *gate
 	at       time.Time // when it left
 	mark     toll      // what had left by then, it included
-	units    float64
-	model    string
-	charged  float64 // of the caller's tokens
-	flies    bool    // counts as flying
-	doubts   *meter  // that held it, but not for long enough to be true; nil if none did
+	charged  float64   // of the caller's tokens
+	flies    bool      // counts as flying
+	doubts   *meter    // that held it, but not for long enough to be true; nil if none did
 	waited   time.Duration
-	circuit  *circuit
 	admitted admission
 }
 
@@ -95,7 +96,7 @@ func (g *gate) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if g.queue.Len() > 0 || g.flying > 0 || now.Before(g.paused) {
+	if g.waiting > 0 || g.flying > 0 || now.Before(g.paused) {
 		return false
 	}
 	for m := range g.limits() {
@@ -118,7 +119,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	began := time.Now()
 	w.circuit.arrived(began)
-	if g.queue.Len() == 0 && g.wait(began, &w) == 0 {
+	if g.waiting == 0 && g.wait(began, &w) == 0 {
 		if a, wait := w.circuit.admit(began, req); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
@@ -126,9 +127,9 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 		}
 	}
 	t := newTurn(req, began, w)
-	t.place = g.insert(t)
-	if g.refuse(t, began, g.outlook(began), g.ahead(t.place)) {
-		g.remove(t.place)
+	g.insert(t)
+	if g.refuse(t, began, g.outlook(began), g.ahead(t)) {
+		g.remove(t)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
 	}
@@ -138,60 +139,46 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	return pass{}, t, nil
 }
 
-// insert puts t in its place: behind all that arrived before it.
-func (g *gate) insert(t *turn) *list.Element {
-	if t.circuit != nil {
-		if g.doors == nil {
-			g.doors = make(map[*circuit]int)
-		}
-		if g.doors[t.circuit]++; g.doors[t.circuit] == 1 {
-			t.circuit.waits(g)
-		}
-	}
-	for e := g.queue.Back(); e != nil; e = e.Prev() {
-		if other, _ := e.Value.(*turn); !t.arrived.Before(other.arrived) {
-			return g.queue.InsertAfter(t, e)
-		}
-	}
-	return g.queue.PushFront(t)
-}
-
-func (g *gate) remove(place *list.Element) *turn {
-	t, _ := g.queue.Remove(place).(*turn)
-	t.place = nil
-	if t.circuit != nil {
-		if g.doors[t.circuit]--; g.doors[t.circuit] == 0 {
-			delete(g.doors, t.circuit)
-			t.circuit.leaves(g)
-		}
-	}
-	return t
-}
-
 // quit takes back the turn of a request that does not wait for it any more. If
 // it had come already, the next in the queue has it.
 func (g *gate) quit(t *turn) {
+	t.timer.Stop()
 	g.mu.Lock()
 	now := time.Now()
-	select {
-	case <-t.ready:
-		if t.err == nil {
-			if g.own != nil || g.bucket != nil {
-				g.spare = min(g.spare+1, g.burst)
-			}
-			for m := range g.limits() {
-				m.spend(now, -g.cost(m, &t.wish))
-			}
-			g.land(t.pass)
-		}
-	default:
-		g.remove(t.place)
+	if t.in != nil {
+		g.remove(t)
+	} else if t.pass != nil {
+		g.undo(t.pass, now)
 	}
 	g.pump(now)
 	g.mu.Unlock()
 	if t.pass != nil {
 		t.pass.circuit.settle(t.pass.admitted, errNeutral, nil)
 	}
+}
+
+// takeBack has the next in the queue leave, instead of one who is not sent.
+func (g *gate) takeBack(p *pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	g.undo(p, now)
+	g.pump(now)
+}
+
+// undo gives back what p was charged.
+func (g *gate) undo(p *pass, now time.Time) {
+	if g.own != nil || g.bucket != nil {
+		g.spare = min(g.spare+1, g.burst)
+	}
+	for m := range g.limits() {
+		m.spend(now, -g.cost(m, &p.wish))
+	}
+	if p.pays {
+		p.pays = false
+		g.payers--
+	}
+	g.land(p)
 }
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how
@@ -218,13 +205,16 @@ func (g *gate) told(now time.Time, w *wish) time.Duration {
 	if g.own != nil && g.spare == 0 {
 		d = max(d, shortOf(g.own, now))
 	}
+	if w.pays && g.payers >= maxPayers {
+		return math.MaxInt64 // until one of them is sent
+	}
 	return d
 }
 
 // learned is the part of wait that is inferred from what the server refused.
 func (g *gate) learned(now time.Time) time.Duration {
 	d := time.Duration(0)
-	if !g.fixed && g.limit == rate.Inf {
+	if !g.fixed && !g.capped && g.limit == rate.Inf {
 		d = g.pace.cold(g.flying, now)
 	}
 	g.paceAt(now)
@@ -247,7 +237,7 @@ func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
 // refusal as the server said, or as Retry's settings say, need not wait for a
 // guess: it is held up for the sake of nobody.
 func (g *gate) waitOf(t *turn, now time.Time) time.Duration {
-	if t.backed && g.flying == 0 && g.queue.Len() == 1 {
+	if t.backed && g.flying == 0 && g.waiting == 1 {
 		return g.told(now, &t.wish)
 	}
 	return g.wait(now, &t.wish)
@@ -277,10 +267,7 @@ func (g *gate) cost(m *meter, w *wish) float64 {
 
 // leave lets a request leave at now, for which there is room.
 func (g *gate) leave(now time.Time, w wish, a admission) pass {
-	g.left.requests++
-	g.left.units += w.units
-	g.went = now
-	p := pass{gate: g, at: now, mark: g.left, units: w.units, model: w.model, flies: true, circuit: w.circuit, admitted: a}
+	p := pass{wish: w, gate: g, flies: true, admitted: a}
 	for m := range g.limits() {
 		cost := g.cost(m, &w)
 		if m.due(now, cost) > 0 {
@@ -301,13 +288,27 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 		}
 	}
 	g.flying++
-	if !g.fixed {
-		if g.pace.ledger == nil {
-			g.pace.ledger = new(ledger)
-		}
-		g.pace.ledger.add(now, g.left.requests, w.units, g.flying)
+	if w.pays {
+		g.payers++
+	} else {
+		g.depart(&p, now)
 	}
 	return p
+}
+
+// depart numbers a request that is sent at now.
+func (g *gate) depart(p *pass, now time.Time) {
+	g.left.requests++
+	g.left.units += p.units
+	g.went = now
+	p.at, p.mark = now, g.left
+	if g.fixed {
+		return
+	}
+	if g.pace.ledger == nil {
+		g.pace.ledger = new(ledger)
+	}
+	g.pace.ledger.add(now, g.left.requests, p.units, g.flying)
 }
 
 func (g *gate) land(p *pass) {
@@ -336,76 +337,49 @@ func (g *gate) paceAt(now time.Time) {
 
 // pump lets leave who may, and sets the timer for the next.
 func (g *gate) pump(now time.Time) {
-	var shut []*circuit // who is there for one of these is passed by
 	next := time.Duration(math.MaxInt64)
-	for e := g.queue.Front(); e != nil; {
-		t, _ := e.Value.(*turn)
-		if t.circuit != nil && slices.Contains(shut, t.circuit) {
-			e = e.Next()
-			continue
+	for {
+		t, l := g.head()
+		if t == nil {
+			break
 		}
 		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break
 		}
+		// Whoever finds out whether the server is there again pays with an attempt:
+		// the first in the queue should not do so for all of them. A probe is made by
+		// those who came last, and have most time left for what comes of it.
 		switch {
 		case t.circuit.probes(now):
-			e, t = g.prober(e, t)
+			t = l.turns.lastLeastTried()
 		case g.pace.dark:
-			e, t = g.leastTried(e, t)
+			t = l.turns.leastTried()
 		}
 		a, d := t.circuit.admit(now, t.req)
 		if d > 0 {
 			next = min(next, d)
-			if shut = append(shut, t.circuit); len(shut) == len(g.doors) {
-				break
-			}
-			e = e.Next()
+			l.shut = true
 			continue
 		}
-		g.remove(e)
+		g.remove(t)
 		t.stalled = g.stalledFor(t, now)
 		p := g.leave(now, t.wish, a)
 		t.pass = &p
 		close(t.ready)
-		e = g.queue.Front()
+	}
+	for _, l := range g.lines {
+		l.shut = false
+	}
+	if g.due {
+		next = min(next, max(g.spared.Sub(now), 1))
 	}
 	g.wake(next)
 }
 
-// leastTried returns which of those in the queue, from t on, is to find out
-// whether the server is there again, or t's circuit closes: the first of those
-// that were sent least often. It costs an attempt, and whoever is the first in the
-// queue should not pay for all of them.
-func (g *gate) leastTried(e *list.Element, t *turn) (*list.Element, *turn) {
-	best, least := e, t
-	for e = e.Next(); e != nil && least.attempts > 1; e = e.Next() {
-		if other, _ := e.Value.(*turn); other.circuit == t.circuit && other.attempts < least.attempts {
-			best, least = e, other
-		}
-	}
-	return best, least
-}
-
-// prober is leastTried for a circuit, from the back: whoever came last has most
-// time left for what comes of it.
-func (g *gate) prober(first *list.Element, t *turn) (*list.Element, *turn) {
-	best, least := first, t
-	for e := g.queue.Back(); e != first; e = e.Prev() {
-		other, _ := e.Value.(*turn)
-		if other.circuit != t.circuit || best != first && other.attempts >= least.attempts || other.attempts > least.attempts {
-			continue
-		}
-		if best, least = e, other; least.attempts <= 1 {
-			break
-		}
-	}
-	return best, least
-}
-
 func (g *gate) wake(d time.Duration) {
 	switch {
-	case g.queue.Len() == 0 || d == math.MaxInt64:
+	case g.waiting == 0 || d == math.MaxInt64:
 		if g.timer != nil {
 			g.timer.Stop()
 		}
@@ -415,28 +389,49 @@ func (g *gate) wake(d time.Duration) {
 		g.timer = time.AfterFunc(d, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.pump(time.Now())
+			if now := time.Now(); g.due {
+				g.review(now)
+			} else {
+				g.pump(now)
+			}
 		})
 	}
 }
 
 // review refuses those for whom waiting has become of no use, and lets leave
-// who may: after a pause has begun, or a circuit has changed.
+// who may: after a pause has begun, or a circuit has changed. In a long queue it
+// looks at all of them only so often that it takes little of the time.
 func (g *gate) review(now time.Time) {
-	ahead, o := 0, g.outlook(now)
-	for e := g.queue.Front(); e != nil; {
-		t, _ := e.Value.(*turn)
-		next := e.Next()
+	g.overtake(now)
+	if g.due = g.waiting > 0 && now.Before(g.spared); !g.due {
+		g.reviewAll(now)
+	}
+	g.pump(now)
+}
+
+func (g *gate) reviewAll(now time.Time) {
+	if g.waiting > longQueue {
+		g.spared = now.Add(time.Duration(g.waiting) * lookPause)
+	}
+	o := g.outlook(now)
+	ahead := 0
+	for _, t := range g.queue() {
 		if g.refuse(t, now, o, ahead) {
-			g.remove(e)
+			g.remove(t)
 			close(t.ready)
 		} else {
 			ahead++
 		}
-		e = next
 	}
-	g.pump(now)
 }
+
+// To look at one in the queue takes some 100 ns. With a pause of lookPause for each,
+// that is a fiftieth of the time, however long the queue is and however many are
+// refused. A short one is looked at at once.
+const (
+	longQueue = 100
+	lookPause = 5 * time.Microsecond
+)
 
 // circuitChanged is called by a circuit, without its lock.
 func (g *gate) circuitChanged() {

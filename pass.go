@@ -19,10 +19,11 @@ func gated(req *http.Request, next http.RoundTripper, l *RateLimit, b *Breaker, 
 	if err := p.open(); err != nil {
 		return nil, err
 	}
-	resp, err := send(next, req)
 	p.sent = true
-	e := judge(req, resp, err)
-	p.learn(resp, e)
+	resp, err := send(next, req)
+	p.resp = resp
+	p.learn(judge(req, resp, err))
+	p.resp = nil
 	return resp, err
 }
 
@@ -37,14 +38,22 @@ type passage struct {
 	limited *entry[*gate]
 	circuit *entry[*circuit]
 	pass    pass
-	entered bool
-	sent    bool
-	settled bool
+	left    bool           // the gate, with pass
+	sent    bool           // the base has the request
+	resp    *http.Response // while nobody else has it
+	settled bool           // it is booked what became of the request
 	e       *Error
+	notes   []note // that nobody was told of yet
+}
+
+// A note is an event of RateLimit's or of Breaker's.
+type note struct {
+	limit bool
+	Event
 }
 
 // open returns when the request may leave.
-func (p *passage) open() (err error) {
+func (p *passage) open() error {
 	w := wish{units: 1}
 	if p.breaker != nil {
 		if err := p.breaker.check(); err != nil {
@@ -54,7 +63,6 @@ func (p *passage) open() (err error) {
 		w.circuit, w.patient = p.circuit.state, p.breaker.MaxWait
 		p.gate = w.circuit.alone
 	}
-	var limited time.Duration
 	if p.limit != nil {
 		if err := p.limit.check(); err != nil {
 			return err
@@ -65,25 +73,53 @@ func (p *passage) open() (err error) {
 		if p.gate.prices != nil {
 			w.model = modelOf(p.req, maxEvent)
 		}
-		if p.limit.Limiter != nil {
-			limited, err = p.limit.waitLimiter(p.req)
-		}
 	}
-	if err == nil {
-		p.pass, err = p.enter(w)
-	}
+	waited, err := p.leave(w)
 	if err != nil {
 		p.tellRefusal(err)
 		return err
 	}
-	p.entered = true
-	if waited := p.pass.waited + limited; waited > 0 {
+	if waited > 0 {
 		p.tell(p.limit != nil, Event{Kind: EventWait, Wait: waited})
 	}
 	if p.pass.admitted.probe != nil {
 		p.tell(false, Event{Kind: EventHalfOpen})
 	}
 	return nil
+}
+
+// leave returns when the request has left the gate and may be sent, and how long
+// that took.
+func (p *passage) leave(w wish) (waited time.Duration, err error) {
+	for w.pays = p.limit != nil && p.limit.Limiter != nil; ; {
+		p.pass, err = p.enter(w)
+		if err != nil {
+			return 0, err
+		}
+		p.left = true
+		waited += p.pass.waited
+		if !w.pays {
+			return waited, nil
+		}
+		began := time.Now()
+		paid, overtaken, err := p.pay()
+		if err != nil {
+			return 0, err
+		}
+		waited += time.Since(began)
+		if !overtaken {
+			return waited, nil
+		}
+		w.pays = !paid
+		p.comeBack()
+	}
+}
+
+// comeBack undoes that the request has left the gate, before it was sent.
+func (p *passage) comeBack() {
+	p.left = false
+	p.gate.takeBack(&p.pass)
+	p.pass.circuit.settle(p.pass.admitted, errNeutral, nil)
 }
 
 // enter returns when the request may leave the gate.
@@ -105,22 +141,30 @@ func (p *passage) enter(w wish) (pass, error) {
 	return p.gate.await(t)
 }
 
-// learn takes in what became of the request.
-func (p *passage) learn(resp *http.Response, e *Error) {
+// learn takes in what became of the request, and tells of it when all is booked.
+func (p *passage) learn(e *Error) {
 	p.e = e
 	if p.limit != nil {
-		p.limit.learn(p, resp, e)
+		p.limit.learn(p, p.resp, e)
 	} else {
 		p.gate.landed(&p.pass)
 	}
-	p.settle(outcome(e), e)
+	p.settled = true
+	var events []Event
+	events, p.pass.admitted = p.pass.circuit.settle(p.pass.admitted, outcome(e), e)
+	for _, ev := range events {
+		p.notes = append(p.notes, note{false, ev})
+	}
 	if e != nil && p.pass.circuit.isOpen() {
 		if c := callOf(p.req); c != nil {
 			c.paced = true
 		}
 	}
-	if e == nil && resp.Body != http.NoBody {
-		p.follow(resp)
+	for _, n := range p.notes {
+		p.tell(n.limit, n.Event)
+	}
+	if e == nil && p.resp.Body != http.NoBody {
+		p.follow(p.resp)
 	}
 }
 
@@ -162,40 +206,38 @@ func (f *follower) ended(err error) {
 	}
 }
 
-// news reports a limit of the server's that was learned.
+// news notes a limit of the server's that was learned.
 func (p *passage) news() {
 	if p.limit.Observe == nil && p.transport == nil {
 		return
 	}
 	if r, ok := p.gate.news(); ok {
-		p.tell(true, Event{Kind: EventLimit, Rate: rate.Limit(r)})
-	}
-}
-
-// settle books the outcome.
-func (p *passage) settle(result error, e *Error) {
-	p.settled = true
-	var events []Event
-	events, p.pass.admitted = p.pass.circuit.settle(p.pass.admitted, result, e)
-	for _, ev := range events {
-		p.tell(false, ev)
+		p.notes = append(p.notes, note{true, Event{Kind: EventLimit, Rate: rate.Limit(r)}})
 	}
 }
 
 // close gives back what the request holds, whatever happened to it: a probe
-// that is never heard of again would leave a circuit half-open.
+// that is never heard of again would leave a circuit half-open. Then it closes
+// the bodies that nobody else has.
 func (p *passage) close() {
-	if !p.entered {
-		closeBody(p.req)
-	} else if !p.settled {
+	switch {
+	case !p.left || p.settled:
+	case p.sent:
 		p.gate.landed(&p.pass)
-		p.settle(errNeutral, nil)
+		p.pass.circuit.settle(p.pass.admitted, errNeutral, nil)
+	default:
+		p.comeBack()
 	}
 	if p.limited != nil && !p.limit.gates.release(p.limited) && p.e != nil {
 		p.e.notBefore = time.Time{} // nobody is in charge of the wait any more
 	}
 	if p.circuit != nil {
 		p.breaker.circuits.release(p.circuit)
+	}
+	if !p.sent {
+		closeBody(p.req)
+	} else if p.resp != nil {
+		p.resp.Body.Close()
 	}
 }
 

@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"net/http"
 	"time"
@@ -65,13 +64,6 @@ type RateLimit struct {
 // more, by mistake perhaps, is asked again after it.
 const maxPause = time.Hour
 
-// A Limiter says when n more requests may be sent: it waits until then, or
-// returns an error if that is not before the context ends. A *rate.Limiter is
-// one.
-type Limiter interface {
-	WaitN(ctx context.Context, n int) error
-}
-
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	return enter(l, req, l.roundTrip)
@@ -117,7 +109,7 @@ func (l *RateLimit) newGate() *gate {
 		limit = rate.Inf
 	}
 	g := newGate(limit, max(l.Burst, 1))
-	g.fixed = l.Fixed
+	g.fixed, g.capped = l.Fixed, l.Limiter != nil
 	if l.Tokens > 0 && l.Tokens != rate.Inf {
 		// Limits of tokens are by the minute.
 		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1, proof: proved}
@@ -130,33 +122,6 @@ func (l *RateLimit) newGate() *gate {
 // asksToWait reports whether an answer is about everybody with its key.
 func asksToWait(e *Error) bool {
 	return e.StatusCode != 0 && (e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0)
-}
-
-func (l *RateLimit) waitLimiter(req *http.Request) (time.Duration, error) {
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel()
-	if l.MaxWait > 0 {
-		ctx, cancel = context.WithTimeout(ctx, l.MaxWait)
-		defer cancel()
-	}
-	if old := cancelled(req); old != nil {
-		go func() {
-			select {
-			case <-old:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	began := time.Now()
-	err := l.Limiter.WaitN(ctx, 1)
-	if end := gone(req); end != nil {
-		return 0, end
-	}
-	if err != nil {
-		return 0, refusal(ErrWaitTooLong, 0, fmt.Errorf("sturdy: RateLimit.Limiter: %w", err))
-	}
-	return time.Since(began), nil
 }
 
 // learn takes in what became of a request.
@@ -186,7 +151,7 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	until, alone, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
 	e.notBefore, e.alone = until, alone
 	if news && pause > 0 {
-		p.tell(true, Event{Kind: EventPause, Wait: pause, Err: e})
+		p.notes = append(p.notes, note{true, Event{Kind: EventPause, Wait: pause, Err: e}})
 	}
 }
 

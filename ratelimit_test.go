@@ -439,16 +439,3 @@ func TestARequestThatIsOverTakesNoToken(t *testing.T) {
 		assert.Equal(t, []time.Duration{0}, base.times())
 	})
 }
-
-func TestManyRefusalsWithALongQueueCostLittle(t *testing.T) {
-	g := newGate(1, 1)
-	began := time.Now()
-	for range 10_000 {
-		g.queue.PushBack(&turn{arrived: began, ready: make(chan struct{})})
-	}
-	for range 100 {
-		g.refused(&pass{}, time.Minute, false, nil)
-	}
-	g.timer.Stop()
-	assert.Less(t, time.Since(began), 2*time.Second)
-}

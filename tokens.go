@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 )
 
 // EstimateTokens is a Cost for [RateLimit] that estimates how many tokens a
@@ -159,6 +160,7 @@ func (p *price) cost(units float64) float64 {
 // JSON body or of a stream's last event. It keeps no more than the end of what
 // has passed.
 type usageMeter struct {
+	mu                   sync.Mutex // a body may be closed while it is read
 	total, input, output int
 
 	tail [usageTail]byte
@@ -172,6 +174,8 @@ func (u *usageMeter) pass(p []byte) {
 	if len(p) == 0 {
 		return
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	// What begins in the last bytes of what passed before.
 	seam := append(u.tail[:u.kept:u.kept], p[:min(len(p), usageTail)]...)
 	u.scan(seam)
@@ -212,6 +216,8 @@ func (u *usageMeter) scan(p []byte) {
 
 // used is how many tokens were used; 0 if nothing says so.
 func (u *usageMeter) used() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.total > 0 {
 		return u.total
 	}

@@ -1,7 +1,6 @@
 package sturdy
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ const maxHold = 2 * time.Minute
 // nobody: it may change at any moment.
 type turn struct {
 	wish
+	node     // its place in the queue
 	req      *http.Request
 	call     *call // nil without a Retry
 	arrived  time.Time
@@ -37,7 +37,6 @@ type turn struct {
 	until    time.Time     // how long it waits for the circuit; zero for not at all
 	asked    bool          // or as long as the server asked for, if that is longer
 	ready    chan struct{} // closed when the turn has come, or is refused
-	place    *list.Element // in the queue, until it is ready
 	pass     *pass         // once it has come
 	timer    *time.Timer   // for check
 	err      error         // why it is refused
@@ -108,12 +107,12 @@ func (g *gate) await(t *turn) (pass, error) {
 func (g *gate) check(t *turn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.place == nil {
+	if t.in == nil {
 		return
 	}
 	now := time.Now()
 	if g.refuse(t, now, g.outlook(now), 0) {
-		g.remove(t.place)
+		g.remove(t)
 		close(t.ready)
 		g.pump(now)
 		return
@@ -135,15 +134,6 @@ func (t *turn) nextCheck(now time.Time, stalled time.Duration) time.Duration {
 		}
 	}
 	return next
-}
-
-// ahead is how many are in the queue before place. Most are the last.
-func (g *gate) ahead(place *list.Element) int {
-	n := g.queue.Len() - 1
-	for e := place.Next(); e != nil; e = e.Next() {
-		n--
-	}
-	return n
 }
 
 // An outlook is what the turns of all in a queue are estimated by.

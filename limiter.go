@@ -1,0 +1,121 @@
+package sturdy
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A Limiter says when n more requests may be sent: it waits until then, or
+// returns an error if that is not before the context ends. A *rate.Limiter is
+// one.
+//
+// It is asked last, for a request that could be sent at once otherwise. If the
+// key is paused or the circuit opens while it waits, the context ends, and it is
+// asked again later: so little is taken from it for what is not sent. Of one key, 64
+// requests ask at the same time at most: a rate.Limiter does not give back what was
+// reserved before others.
+type Limiter interface {
+	WaitN(ctx context.Context, n int) error
+}
+
+const maxPayers = 64
+
+// A payment is a request that has left the gate and waits for the caller's Limiter.
+type payment struct {
+	circuit   *circuit
+	probes    bool // for the circuit
+	cancel    context.CancelFunc
+	overtaken bool // it may not be sent any more
+}
+
+// pay waits for the caller's Limiter, and reports whether that has let the request
+// pass, and whether it must come back to the gate all the same.
+func (p *passage) pay() (paid, overtaken bool, err error) {
+	ctx, cancel := context.WithCancel(p.req.Context())
+	defer cancel()
+	end, bounded := deadlineOf(p.req)
+	if most := p.limit.MaxWait; most > 0 {
+		if latest := time.Now().Add(most); !bounded || latest.Before(end) {
+			end, bounded = latest, true
+		}
+	}
+	if bounded {
+		ctx, cancel = context.WithDeadline(ctx, end)
+		defer cancel()
+	}
+	if old := cancelled(p.req); old != nil {
+		go func() {
+			select {
+			case <-old:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	pay := &payment{circuit: p.pass.circuit, probes: p.pass.admitted.probe != nil, cancel: cancel}
+	p.gate.begin(pay)
+	defer p.gate.end(pay, nil) // also after a panic
+	if err = p.limit.Limiter.WaitN(ctx, 1); err == nil {
+		p.gate.end(pay, &p.pass)
+	} else {
+		p.gate.end(pay, nil)
+	}
+	switch over := gone(p.req); {
+	case over != nil:
+		return false, false, over
+	case err == nil || pay.overtaken:
+		return err == nil, pay.overtaken, nil
+	}
+	return false, false, refusal(ErrWaitTooLong, 0, fmt.Errorf("sturdy: RateLimit.Limiter: %w", err))
+}
+
+func (g *gate) begin(pay *payment) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.line(pay.circuit)
+	if l.paying == nil {
+		l.paying = make(map[*payment]struct{})
+	}
+	l.paying[pay] = struct{}{}
+	g.overtake(time.Now()) // it may have been since it left
+}
+
+// end ends the wait for the Limiter. The one with this pass is sent now, unless it
+// was overtaken.
+func (g *gate) end(pay *payment, sent *pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if sent != nil && !pay.overtaken {
+		sent.pays = false
+		g.payers--
+		g.depart(sent, now)
+		sent.admitted = sent.circuit.depart(sent.admitted, now)
+	}
+	if l := g.lines[pay.circuit]; l != nil {
+		delete(l.paying, pay)
+		g.used(l)
+	}
+	if g.waiting > 0 {
+		g.pump(now)
+	}
+}
+
+// overtake has those come back who wait for the Limiter and may not be sent any
+// more.
+func (g *gate) overtake(now time.Time) {
+	for _, l := range g.lines {
+		if len(l.paying) == 0 || !now.Before(g.paused) && !l.circuit.isOpen() {
+			continue
+		}
+		for pay := range l.paying {
+			if !pay.probes || now.Before(g.paused) {
+				pay.overtaken = true
+				pay.cancel()
+				delete(l.paying, pay)
+			}
+		}
+		g.used(l)
+	}
+}

@@ -1,0 +1,162 @@
+package sturdy
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+)
+
+// takenFrom is how many tokens a Limiter has given, of one that was full at first.
+type takenFrom struct {
+	*rate.Limiter
+	began time.Time
+}
+
+func newTakenFrom(perSecond rate.Limit, burst int) *takenFrom {
+	return &takenFrom{rate.NewLimiter(perSecond, burst), time.Now()}
+}
+
+// missing is how many tokens less it has than it had at first, and will have for a
+// limiter that gains none.
+func (l *takenFrom) missing() float64 { return float64(l.Burst()) - l.Tokens() }
+
+func TestALimiterIsNotAskedForWhatIsRefused(t *testing.T) {
+	for name, set := range map[string]func(*Transport){
+		"at once":           func(tr *Transport) { tr.Breaker.MaxWait = -1 },
+		"after a while":     func(*Transport) {},
+		"later than allows": func(tr *Transport) { tr.Breaker.MaxWait = time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const n = 1000
+				limiter := newTakenFrom(rate.Every(time.Hour), n)
+				base := script(status(503))
+				tr := &Transport{Base: base, RateLimit: RateLimit{Limiter: limiter}, Retry: Retry{Attempts: 1}}
+				set(tr)
+				tr.Breaker.Trip(exampleKey, time.Now().Add(10*time.Minute))
+				for _, err := range sendAll(t, tr, n) {
+					require.ErrorIs(t, err, ErrCircuitOpen)
+				}
+				assert.Empty(t, base.times())
+				assert.InDelta(t, 0, limiter.missing(), 0.01, "tokens taken for nothing sent")
+			})
+		})
+	}
+}
+
+func TestThoseWhoWaitForALimiterComeBackWhenTheCircuitOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := newTakenFrom(1, 1)
+		var sent atomic.Int32
+		tr := &Transport{
+			Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+				if sent.Add(1) <= 2 {
+					return status(503)(req)
+				}
+				return status(200)(req)
+			}),
+			RateLimit: RateLimit{Limiter: limiter}, Retry: Retry{Attempts: 1},
+			Breaker: Breaker{Failures: 2, OpenFor: 20 * time.Second, MaxOpen: 20 * time.Second, MaxWait: 10 * time.Second},
+		}
+		errs := sendAll(t, tr, 300)
+		refused := 0
+		for _, err := range errs {
+			if ClassOf(err) == ErrCircuitOpen {
+				refused++
+			}
+		}
+		assert.Equal(t, 298, refused)
+		assert.EqualValues(t, 2, sent.Load())
+		assert.Less(t, limiter.missing(), 65., "who had not asked it yet takes nothing")
+	})
+}
+
+func TestNobodyWhoWaitsForALimiterIsSentIntoAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := newTakenFrom(10, 1)
+		base := script(status(200), status(200), status(429, "Retry-After", "30"), status(200))
+		l := &RateLimit{Base: base, Limiter: limiter}
+		failed := 0
+		for _, err := range sendAll(t, l, 20) {
+			if err != nil {
+				failed++
+			}
+		}
+		assert.Equal(t, 1, failed)
+		for i, at := range base.times() {
+			if i > 2 {
+				assert.GreaterOrEqual(t, at, 30*time.Second)
+			}
+		}
+		assert.Len(t, base.times(), 20)
+	})
+}
+
+func TestALimiterSeesTheEndOfTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var end time.Duration
+		began := time.Now()
+		l := &Retry{MaxElapsed: 3 * time.Second, Base: &RateLimit{
+			Base: script(status(200)), Limiter: waitFunc(func(ctx context.Context) error {
+				deadline, _ := ctx.Deadline()
+				end = deadline.Sub(began)
+				return nil
+			}),
+		}}
+		require.NoError(t, sendAll(t, l, 1)[0])
+		assert.Equal(t, 3*time.Second, end)
+	})
+}
+
+// A limiter behind a network answers late: it is asked for many at the same time.
+func TestALateLimiterHoldsOnlyItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Limiter: waitFunc(func(context.Context) error {
+			time.Sleep(time.Second)
+			return nil
+		})}
+		sendAll(t, l, maxPayers)
+		for _, at := range base.times() {
+			assert.Equal(t, time.Second, at)
+		}
+	})
+}
+
+type waitFunc func(context.Context) error
+
+func (f waitFunc) WaitN(ctx context.Context, _ int) error { return f(ctx) }
+
+func TestClosingABodyWhileItIsReadIsNoRace(t *testing.T) {
+	for range 50 {
+		reading := make(chan struct{})
+		var once sync.Once
+		l := &RateLimit{Tokens: 1000, Base: bareFunc(func(req *http.Request) (*http.Response, error) {
+			resp := answer(req, 200, "")
+			resp.Body = &trackedBody{Reader: readerFunc(func(p []byte) (int, error) {
+				once.Do(func() { close(reading) })
+				return copy(p, `{"usage":{"total_tokens":17}}`), nil
+			})}
+			return resp, nil
+		})}
+		resp, err := l.RoundTrip(get(t))
+		require.NoError(t, err)
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			for range 1000 {
+				_, _ = resp.Body.Read(make([]byte, 100))
+			}
+		})
+		<-reading
+		resp.Body.Close()
+		reader.Wait()
+	}
+}
