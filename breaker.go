@@ -274,8 +274,9 @@ func (c *circuit) idle() bool {
 }
 
 // admit lets a request in and returns 0, or how long to wait before asking
-// again, unless the circuit changes sooner.
-func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Duration) {
+// again, unless the circuit changes sooner. The time at which the line may return that
+// req is in is kept there.
+func (c *circuit) admit(now time.Time, req *http.Request, kept *time.Time) (admission, time.Duration) {
 	if c == nil {
 		return admission{}, 0
 	}
@@ -283,7 +284,7 @@ func (c *circuit) admit(now time.Time, req *http.Request) (admission, time.Durat
 	defer c.mu.Unlock()
 	switch {
 	case c.until.IsZero():
-		if d := c.ramp.admit(now); d > 0 {
+		if d := c.ramp.admit(now, kept); d > 0 {
 			return admission{}, d
 		}
 		return c.pass(now), 0

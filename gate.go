@@ -120,7 +120,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	began := time.Now()
 	w.circuit.arrived(began)
 	if g.waiting == 0 && g.wait(began, &w) == 0 {
-		if a, wait := w.circuit.admit(began, req); wait == 0 {
+		if a, wait := w.circuit.admit(began, req, nil); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
 			return p, nil, nil
@@ -356,7 +356,7 @@ func (g *gate) pump(now time.Time) {
 		case g.pace.dark:
 			t = l.turns.leastTried()
 		}
-		a, d := t.circuit.admit(now, t.req)
+		a, d := t.circuit.admit(now, t.req, &l.kept)
 		if d > 0 {
 			next = min(next, d)
 			l.shut = true

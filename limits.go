@@ -46,6 +46,22 @@ type Bucket struct {
 // that one that sends a million of them is soon done with.
 const maxLimits = 64
 
+// A header with limits, and a limit's name, may be so long: much longer than a real
+// one is, and short enough to cost little.
+const (
+	maxLimitBytes = 4 << 10
+	maxLimitName  = 256
+)
+
+// sane reports whether a header's values are of a length that a server means.
+func sane(values []string) bool {
+	n := 0
+	for _, v := range values {
+		n += len(v) + 1
+	}
+	return n <= maxLimitBytes
+}
+
 // ParseLimits returns the limits that the headers of a response describe. Those
 // of which nothing is known are left out; nil means that there are none.
 //
@@ -106,7 +122,7 @@ func readLimits(limits []headerLimit, h http.Header, now time.Time) []headerLimi
 	var space [12]string
 	keys := space[:0]
 	for key, values := range h {
-		if strings.Contains(key, "Rate") && len(values) > 0 {
+		if len(key) <= maxLimitName && strings.Contains(key, "Rate") && len(values) > 0 && len(values[0]) <= maxLimitBytes {
 			keys = append(keys, key)
 		}
 	}
@@ -174,7 +190,7 @@ func (l *headerLimit) read(word, value string, now time.Time) {
 			l.Reset = d
 		}
 	case "-Resource":
-		l.Name = cmp.Or(value, l.Name)
+		l.Name = cmp.Or(value[:min(len(value), maxLimitName)], l.Name)
 	}
 }
 
@@ -225,7 +241,7 @@ func parseLimit(s string) (limit int64, policies []Bucket) {
 // draft-ietf-httpapi-ratelimit-headers-07, a dictionary such as "limit=100,
 // remaining=50, reset=30".
 func parseServiceLimits(values []string) []Bucket {
-	if buckets := parseItems(values); buckets != nil || len(values) == 0 {
+	if buckets := parseItems(values); buckets != nil || len(values) == 0 || !sane(values) {
 		return buckets
 	}
 	d, err := httpsfv.UnmarshalDictionary(values)
@@ -246,7 +262,7 @@ func parseServiceLimits(values []string) []Bucket {
 // another there. In the drafts before 08 a policy is a number (100;w=60) and
 // has no name. A malformed list is ignored, also what is well formed in it.
 func parseItems(values []string) (buckets []Bucket) {
-	if len(values) == 0 {
+	if len(values) == 0 || !sane(values) {
 		return nil // and nothing allocated
 	}
 	list, _ := httpsfv.UnmarshalList(values)
@@ -279,7 +295,7 @@ func parseItems(values []string) (buckets []Bucket) {
 				b.Limit = natural(v)
 			}
 		}
-		if b.known() && len(buckets) < maxLimits {
+		if b.known() && len(buckets) < maxLimits && len(b.Name) <= maxLimitName {
 			buckets = append(buckets, b)
 		}
 	}

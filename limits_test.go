@@ -429,7 +429,7 @@ func TestParseLimitsSaturates(t *testing.T) {
 
 func TestParseLimitsIsBounded(t *testing.T) {
 	h := http.Header{}
-	for i := range 10_000 {
+	for i := range 200 {
 		h.Set(fmt.Sprintf("x-ratelimit-limit-h%d", i), "1")
 		h.Add("RateLimit-Policy", fmt.Sprintf(`"%d";q=1`, i))
 		h.Add("RateLimit", fmt.Sprintf(`"other%d";r=1`, i))

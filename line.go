@@ -3,6 +3,7 @@ package sturdy
 import (
 	"math/rand/v2"
 	"slices"
+	"time"
 )
 
 // A line is the part of a gate's queue that is there for one circuit: its turns, in
@@ -12,7 +13,8 @@ type line struct {
 	circuit *circuit // nil for none
 	turns   order
 	paying  map[*payment]struct{}
-	shut    bool // it is passed by for now
+	shut    bool      // it is passed by for now
+	kept    time.Time // for its next to leave, after an outage; zero for none
 }
 
 // An order holds turns in the order of their arrival, and those that arrived at the

@@ -12,7 +12,8 @@ import (
 // is what doubling takes.
 type ramp struct {
 	began time.Time // when the rate was base; zero if nobody has to be slow
-	next  time.Time // when the next may leave
+	from  time.Time // when the circuit closed
+	next  time.Time // when the next may leave, for whom no time is kept
 	base  float64   // requests per second
 	flow  float64   // requests that come per second: the most when it opened, and when it closed
 	known int       // requests that had been sent when the rate was last cut
@@ -28,6 +29,7 @@ const (
 	rampDouble = 500 * time.Millisecond
 	rampWindow = 5 * time.Second // in which those who come are counted
 	rampMany   = 1e5             // requests per second: as good as all at once
+	rampAhead  = 200 * time.Millisecond
 )
 
 // stop remembers the rate when a circuit opens.
@@ -37,7 +39,7 @@ func (r *ramp) stop(now time.Time) { r.flow, r.began = r.came.rate(now), time.Ti
 func (r *ramp) start(now time.Time) {
 	r.flow = max(r.flow, r.came.rate(now))
 	r.base = max(rampStart*r.flow, 1)
-	r.began, r.next, r.taken = now, now, flow{}
+	r.began, r.from, r.next, r.taken = now, now, now, flow{}
 }
 
 // failed notes that one of so many requests has failed, and not by chance.
@@ -63,22 +65,45 @@ func (r *ramp) rate(now time.Time) float64 {
 	return min(r.base*math.Exp2(now.Sub(r.began).Seconds()/rampDouble.Seconds()), most)
 }
 
-// admit lets a request leave and returns 0, or when it may.
-func (r *ramp) admit(now time.Time) time.Duration {
+// admit lets a request leave and returns 0, or when it may. Where many lines wait, each
+// is kept a time of its own: if all came at the same, and one of them could leave, they
+// would come as often as there are of them. But none is kept that is far ahead, as the
+// rate may have grown by then.
+func (r *ramp) admit(now time.Time, kept *time.Time) time.Duration {
 	if r.began.IsZero() {
 		return 0
 	}
-	if d := r.next.Sub(now); d > 0 {
+	if kept != nil && !kept.IsZero() && !kept.Before(r.from) {
+		if d := kept.Sub(now); d > 0 {
+			return d
+		}
+		*kept = time.Time{}
+		return 0
+	}
+	d := r.next.Sub(now)
+	switch {
+	case d > rampAhead:
+		return d - rampAhead/2
+	case d > 0 && kept == nil:
 		return d
 	}
-	perSecond := r.rate(now)
-	if perSecond >= rampMany || perSecond >= r.flow && now.Sub(r.next) > time.Second {
+	perSecond := r.rate(later(now, r.next))
+	if d <= 0 && (perSecond >= rampMany || perSecond >= r.flow && -d > time.Second) {
 		r.began = time.Time{} // nobody has had to wait for a while
 		return 0
+	}
+	if kept != nil {
+		*kept = r.next
 	}
 	// In the time until the next, the rate grows on.
 	double := rampDouble.Seconds()
 	r.next = r.next.Add(seconds64(double * math.Log2(1+math.Ln2/(perSecond*double))))
+	if d > 0 {
+		return d
+	}
+	if kept != nil {
+		*kept = time.Time{}
+	}
 	return 0
 }
 

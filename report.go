@@ -29,7 +29,8 @@ type Report struct {
 	Message        string      `json:"message,omitempty"`
 	Cause          string      `json:"cause,omitempty"` // of a request that got no answer
 	RequestID      string      `json:"request_id,omitempty"`
-	Attempts       []Attempt   `json:"attempts,omitempty"` // all of them, the last one too
+	Sent           int         `json:"sent"`               // how many times
+	Attempts       []Attempt   `json:"attempts,omitempty"` // of these; if they are more than 17, the first 8 and the last 9
 	RequestHeader  http.Header `json:"request_header,omitempty"`
 	ResponseHeader http.Header `json:"response_header,omitempty"`
 	RequestBody    string      `json:"request_body,omitempty"` // empty unless AddBody was called
@@ -39,7 +40,8 @@ type Report struct {
 
 // An Attempt is one sending of a request that failed, and what it met.
 type Attempt struct {
-	Time       time.Time     `json:"time"` // when it failed
+	Number     int           `json:"number"` // 1 for the first
+	Time       time.Time     `json:"time"`   // when it failed
 	Class      string        `json:"class"`
 	StatusCode int           `json:"status,omitempty"`
 	Code       string        `json:"code,omitempty"`
@@ -56,10 +58,10 @@ const reportBody = 64 << 10
 func (e *Error) Report() *Report {
 	r := &Report{
 		Time: e.Time, Class: e.Class.String(), StatusCode: e.StatusCode, Code: e.Code, Type: e.Type, Param: e.Param,
-		Message: e.Message, Cause: e.causeText(), RequestID: e.RequestID, req: e.req,
+		Message: e.Message, Cause: e.causeText(), RequestID: e.RequestID, Sent: e.Attempts, req: e.req,
 	}
 	r.Attempts = append(r.Attempts, e.history...)
-	if len(r.Attempts) < e.Attempts {
+	if n := len(e.history); n == 0 && e.Attempts > 0 || n > 0 && e.history[n-1].Number < e.Attempts {
 		r.Attempts = append(r.Attempts, e.attempt())
 	}
 	if e.req != nil {
@@ -77,7 +79,7 @@ func (e *Error) Report() *Report {
 // attempt is the error as a line of the history.
 func (e *Error) attempt() Attempt {
 	return Attempt{
-		Time: e.Time, Class: e.Class.String(), StatusCode: e.StatusCode, Code: e.Code,
+		Number: e.Attempts, Time: e.Time, Class: e.Class.String(), StatusCode: e.StatusCode, Code: e.Code,
 		Cause: oneLine(e.causeText(), maxMessage), RequestID: e.RequestID,
 	}
 }
@@ -115,9 +117,9 @@ func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	line("message", r.Message)
 	line("cause", r.Cause)
 	line("request id", r.RequestID)
-	line("sent", times(len(r.Attempts)))
-	for i, a := range r.Attempts {
-		line(fmt.Sprintf("  attempt %d", i+1), a.String())
+	line("sent", times(r.Sent))
+	for _, a := range r.Attempts {
+		line(fmt.Sprintf("  attempt %d", a.Number), a.String())
 	}
 	writeHeader(&b, "request header", r.RequestHeader)
 	writeHeader(&b, "response header", r.ResponseHeader)

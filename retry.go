@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -448,10 +449,21 @@ func (s *series) giveUp(wait time.Duration) <-chan struct{} {
 	s.watch.see(s.attempt, Event{Kind: EventRetry, Wait: wait, Err: e})
 	a := e.attempt()
 	a.Wait = max(wait, time.Until(e.notBefore))
-	s.history = append(s.history, a)
+	s.history = remembered(s.history, a)
 	s.last, s.in.resp = s.in, nil
 	return s.last.giveUp()
 }
+
+// remembered returns history with one more attempt. Of very many it keeps the first and
+// the last few. Errors that have it already keep what they have.
+func remembered(history []Attempt, a Attempt) []Attempt {
+	if len(history) == 2*fewAttempts {
+		history = slices.Concat(history[:fewAttempts], history[fewAttempts+1:])
+	}
+	return append(history, a)
+}
+
+const fewAttempts = 8
 
 // handBack returns what is in hand as the caller, who sent req, gets it.
 func (s *series) handBack(req *http.Request) (*http.Response, error) {

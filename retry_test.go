@@ -834,10 +834,10 @@ func TestTheHistoryIsOnTheFinalError(t *testing.T) {
 		require.ErrorAs(t, err, &e)
 		began := time.Now().Add(-5 * time.Second)
 		want := []Attempt{
-			{Time: began, Class: "overloaded", StatusCode: 503, RequestID: "one", Wait: 2 * time.Second},
-			{Time: began.Add(2 * time.Second), Class: "connection", Cause: errReset.Error()},
-			{Time: began.Add(2 * time.Second), Class: "rate_limit", StatusCode: 429, Wait: 3 * time.Second},
-			{Time: began.Add(5 * time.Second), Class: "connection", Cause: errReset.Error()},
+			{Number: 1, Time: began, Class: "overloaded", StatusCode: 503, RequestID: "one", Wait: 2 * time.Second},
+			{Number: 2, Time: began.Add(2 * time.Second), Class: "connection", Cause: errReset.Error()},
+			{Number: 3, Time: began.Add(2 * time.Second), Class: "rate_limit", StatusCode: 429, Wait: 3 * time.Second},
+			{Number: 4, Time: began.Add(5 * time.Second), Class: "connection", Cause: errReset.Error()},
 		}
 		assert.Equal(t, want, e.Report().Attempts)
 		require.Len(t, seen.events, 4)

@@ -98,8 +98,8 @@ func (s *events) plain(p []byte) (n int, ev event) {
 	if s.format != formatSSE || len(s.held) > 0 || !bytes.HasPrefix(p, []byte(field)) {
 		return 0, ev
 	}
-	lf := bytes.IndexByte(p, '\n')
-	if lf <= len(field) || lf+1 >= min(len(p), maxEvent) || p[lf+1] != '\n' || bytes.IndexByte(p[:lf], '\r') >= 0 {
+	lf := lineEnd(p)
+	if lf <= len(field) || lf+1 >= min(len(p), maxEvent) || p[lf] != '\n' || p[lf+1] != '\n' {
 		return 0, ev
 	}
 	s.begun = true
@@ -147,26 +147,22 @@ func (s *events) endOfFields(p []byte) (n int, ended bool) {
 		s.line = false
 	}
 	for n < len(p) {
-		line := p[n:]
-		lf := bytes.IndexByte(line, '\n')
-		if lf >= 0 {
-			line = line[:lf]
-		}
-		length, end := len(line), len(line)+1
-		if cr := bytes.IndexByte(line, '\r'); cr >= 0 {
-			length, end = cr, cr+1
-			switch {
-			case n+end == len(p):
-				s.line, s.cr = s.line || length > 0, true
-				return len(p), false
-			case end == lf:
-				end++
-			}
-		} else if lf < 0 {
-			s.line = s.line || length > 0
+		length := lineEnd(p[n:])
+		if length < 0 {
+			s.line = true
 			return len(p), false
 		}
-		n += end
+		end := n + length + 1
+		if p[end-1] == '\r' {
+			if end == len(p) {
+				s.line, s.cr = s.line || length > 0, true
+				return len(p), false
+			}
+			if p[end] == '\n' {
+				end++
+			}
+		}
+		n = end
 		if !s.line && length == 0 {
 			return n, true
 		}
@@ -219,12 +215,33 @@ func (s *events) parse(raw []byte) (ev event) {
 
 // cutLine cuts a line off b, and what ends it.
 func cutLine(b []byte) (line, rest []byte) {
-	line, rest, _ = bytes.Cut(b, []byte("\n"))
-	if cr := bytes.IndexByte(line, '\r'); cr >= 0 {
-		if cr+1 < len(line) {
-			rest = b[cr+1:]
-		}
-		line = line[:cr]
+	i := lineEnd(b)
+	if i < 0 {
+		return b, nil
 	}
-	return line, rest
+	end := i + 1
+	if b[i] == '\r' && end < len(b) && b[end] == '\n' {
+		end++
+	}
+	return b[:i], b[end:]
+}
+
+// lineEnd returns the index of the first CR or LF in b, or -1. It looks no more than
+// about twice as far as that is, so that lines which end with the one do not cost a
+// search of all the rest for the other.
+func lineEnd(b []byte) int {
+	for from, size := 0, 512; from < len(b); from, size = from+size, 2*size {
+		part := b[from:min(from+size, len(b))]
+		i := bytes.IndexByte(part, '\n')
+		if i >= 0 {
+			part = part[:i]
+		}
+		if cr := bytes.IndexByte(part, '\r'); cr >= 0 {
+			i = cr
+		}
+		if i >= 0 {
+			return from + i
+		}
+	}
+	return -1
 }

@@ -86,6 +86,7 @@ func (s *Stream) CloseIdleConnections() { s.idle.closeIdle(s.Base) }
 type opening struct {
 	*exchange
 	stream *streamBody // nil for a body that is one JSON value
+	head   jsonHead    // of such a body
 	wait   time.Duration
 }
 
@@ -111,7 +112,8 @@ func (o *opening) over(ahead []byte) bool {
 	if o.stream != nil {
 		return o.stream.begun
 	}
-	return !beginsLikeError(ahead)
+	o.head.look(ahead)
+	return !o.head.likeError()
 }
 
 // judgeJSON judges a body that is one JSON value.
@@ -138,18 +140,37 @@ func (o *opening) judgeJSON(body []byte, whole bool) *Error {
 
 // beginsLikeError reports whether a body of JSON that begins so may be an error.
 func beginsLikeError(body []byte) bool {
-	begin := make([]byte, 0, len(`[{"type":"error"`))
-	for _, c := range body {
+	var h jsonHead
+	h.look(body)
+	return h.likeError()
+}
+
+// A jsonHead is what a body of JSON begins with, without blanks. It looks at each byte
+// once, however few of them come at a time.
+type jsonHead struct {
+	seen  int // of the body
+	bytes [len(typeError)]byte
+	n     int
+}
+
+const typeError = `{"type":"error"`
+
+func (h *jsonHead) look(body []byte) {
+	for ; h.seen < len(body) && h.n < len(h.bytes); h.seen++ {
+		c := body[h.seen]
 		if strings.IndexByte(" \t\r\n[", c) >= 0 {
 			continue // some come as a list
 		}
-		if begin = append(begin, c); len(begin) == cap(begin) {
-			break
-		}
+		h.bytes[h.n] = c
+		h.n++
 	}
-	return slices.ContainsFunc([]string{`{"error":`, `{"type":"error"`}, func(s string) bool {
-		n := min(len(s), len(begin))
-		return s[:n] == string(begin[:n])
+}
+
+// likeError reports whether it may be that of an error.
+func (h *jsonHead) likeError() bool {
+	return slices.ContainsFunc([]string{`{"error":`, typeError}, func(s string) bool {
+		n := min(len(s), h.n)
+		return s[:n] == string(h.bytes[:n])
 	})
 }
 
