@@ -99,6 +99,26 @@
 // is shorter, also where it is alone and nobody tells it when the server is back.
 // Retry.MinDelay and Retry.MaxDelay, where they are set, come first.
 //
+// # Servers that do harm
+//
+// What a server says and does, by mistake or in malice, costs the requests of other
+// keys nothing. Its own it holds no longer than their deadlines, and without one:
+//
+//   - with refusals, failures and waits that it asks for, two minutes in all, and an
+//     attempt. A Retry-After above Retry.MaxRetryAfter holds nobody: the answer is
+//     handed back, and for an hour at most others with that key are refused
+//     at once.
+//   - with headers that say that nothing is left, a second for each request that is
+//     ahead, and two minutes once what they tell was borne out by answers.
+//   - as long as it takes a request now and then, until its turn has come: at most 20
+//     seconds for each that is ahead.
+//   - with silence as long as it likes, as net/http does: set Timeout.Header, and
+//     Timeout.Idle for a body. The body of an error is waited for 250 milliseconds an
+//     attempt.
+//
+// Of an error's body, 64 KiB are looked at, packed or unpacked, of an event of a stream
+// 1 MiB, of a header that tells of limits 4 KiB.
+//
 // # Requests that change something
 //
 // A POST whose connection broke may have been acted on. It is not sent again

@@ -123,7 +123,9 @@ func readLimits(limits []headerLimit, h http.Header, now time.Time) []headerLimi
 	keys := space[:0]
 	for key, values := range h {
 		if len(key) <= maxLimitName && strings.Contains(key, "Rate") && len(values) > 0 && len(values[0]) <= maxLimitBytes {
-			keys = append(keys, key)
+			if keys = append(keys, key); len(keys) == maxLimits*len(limitWords) {
+				break // nobody means so many
+			}
 		}
 	}
 	slices.Sort(keys)

@@ -342,7 +342,9 @@ func (s *series) another() (wait time.Duration, again bool) {
 	wait, again = s.next(s.attempt, e)
 	if again && s.in.resp != nil {
 		s.in.hold(s.attempt)
+		began := time.Now()
 		wait, again = s.reconsider(s.attempt, &s.in, wait)
+		s.stall(s.in.e, began)
 	}
 	if again {
 		wait = s.sitOut(wait)
@@ -408,9 +410,7 @@ func (s *series) spread(n int) time.Duration {
 // rest waits for wait, or until the server works again and a backoff after that.
 func (s *series) rest(req *http.Request, wait time.Duration) error {
 	began := time.Now()
-	if s.last.e.RetryAfter > 0 {
-		defer func() { s.call.stalled += time.Since(began) }()
-	}
+	defer s.stall(s.last.e, began)
 	if s.back == nil {
 		return sleep(req, wait)
 	}
@@ -430,6 +430,14 @@ func (s *series) rest(req *http.Request, wait time.Duration) error {
 		break
 	}
 	return gone(req)
+}
+
+// stall counts the time since began, if it was waited because a server that works
+// asked for it.
+func (s *series) stall(e *Error, began time.Time) {
+	if e.RetryAfter > 0 || e.Class == ErrRateLimit {
+		s.call.stalled += time.Since(began)
+	}
 }
 
 // pay pays for a retry, unless it is free, and reports whether it may be made.
@@ -525,7 +533,7 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 			wait = 0
 		}
 	}
-	return wait, inTime(req, ready, e.RetryAfter > 0 || wait < ready)
+	return wait, inTime(req, ready, e.RetryAfter > 0 || e.Class == ErrRateLimit || wait < ready)
 }
 
 // firm reports whether the time that the server named is to be kept to though it was
