@@ -3,9 +3,6 @@ package sturdy
 import (
 	"cmp"
 	"container/list"
-	"hash/maphash"
-	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,9 +47,6 @@ type keyed[S interface{ idle() bool }] struct {
 	shared  *entry[S] // of all keys for which there was no room; nil if nothing was shared yet
 	looks   int       // that are left
 	told    time.Time // when it was last reported that there is no room
-
-	seeded sync.Once
-	secret maphash.Seed
 }
 
 type entry[S any] struct {
@@ -233,47 +227,4 @@ func (m *keyed[S]) remove(e *entry[S]) bool {
 	}
 	delete(m.entries, e.key)
 	return true
-}
-
-// fingerprint tells credentials apart without keeping them: a hash with a seed
-// that never leaves the process.
-func (m *keyed[S]) fingerprint(credential string) uint64 {
-	m.seeded.Do(func() { m.secret = maphash.MakeSeed() })
-	return maphash.String(m.secret, credential)
-}
-
-// credentialOf returns what a server tells callers apart by, where req has it.
-func credentialOf(req *http.Request) string {
-	for _, name := range [...]string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
-		if v := req.Header[name]; len(v) > 0 && v[0] != "" {
-			return signer(v[0])
-		}
-	}
-	if req.URL == nil {
-		return ""
-	}
-	if req.URL.User != nil {
-		return req.URL.User.String()
-	}
-	for part := range strings.SplitSeq(req.URL.RawQuery, "&") {
-		if v, ok := strings.CutPrefix(part, "key="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// signer returns who signed a request, of a credential that is a signature and
-// so is another each time: AWS Signature Version 4, HTTP signatures, Digest,
-// OAuth 1. Any other credential it returns as it is.
-func signer(credential string) string {
-	if !strings.Contains(credential, "ignature=") && !strings.Contains(credential, "nonce=") {
-		return credential
-	}
-	for _, name := range [...]string{"Credential=", "keyId=", "username=", "oauth_consumer_key="} {
-		if _, id, ok := strings.Cut(credential, name); ok {
-			return beforeAny(strings.TrimPrefix(id, `"`), `",/`) // AWS appends the date
-		}
-	}
-	return credential
 }

@@ -60,12 +60,13 @@ type RateLimit struct {
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m without one while nothing moves
 	Fixed   bool                         // learn nothing, neither from headers nor from refusals: wait as told, no more; false means learn
-	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credential
+	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credentials, see Keys in the package's comment
 	MaxKeys int                          // keys that are kept, see below; zero means 4096, negative means any number
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
 
-	gates keyed[*gate]
-	idle  idleCloser
+	gates   keyed[*gate]
+	callers callers
+	idle    idleCloser
 }
 
 // maxPause is the longest that a server's wish holds a key. One that asks for
@@ -112,9 +113,7 @@ func (l *RateLimit) keyOf(req *http.Request) key {
 		return key{name: l.Key(req)}
 	}
 	k := originKey(req)
-	if credential := credentialOf(req); credential != "" {
-		k.credential = l.gates.fingerprint(credential)
-	}
+	k.credential = l.callers.of(req)
 	return k
 }
 
