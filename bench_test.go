@@ -98,6 +98,37 @@ func TestASuccessCostsAtMostSixAllocations(t *testing.T) {
 	}
 }
 
+// BenchmarkKey is what it costs to tell whose request it is.
+func BenchmarkKey(b *testing.B) {
+	sdk := []string{ // what an SDK sends
+		"Accept", "application/json", "Content-Type", "application/json", "User-Agent", "OpenAI/Go 3.52.0", "X-Stainless-Lang", "go",
+		"X-Stainless-Os", "Linux", "X-Stainless-Arch", "x64", "X-Stainless-Runtime", "go", "X-Stainless-Retry-Count", "0",
+	}
+	for _, row := range []struct {
+		name, url string
+		headers   []string
+	}{
+		{"none", "https://api.example.com/v1", nil},
+		{"bearer", "https://api.example.com/v1", []string{"Authorization", "Bearer sk-0123456789abcdef0123456789abcdef"}},
+		{"bearer,SDK", "https://api.example.com/v1", append(sdk, "Authorization", "Bearer sk-0123456789abcdef0123456789abcdef")},
+		{"JWT", "https://api.example.com/v1", []string{"Authorization", "Bearer " + jwtOf(`{"iss":"https://login.example.com/","sub":"u1","azp":"app","iat":1,"scope":"`+strings.Repeat("x", 600)+`"}`)}},
+		{"query", "https://api.example.com/v1?q=weather&units=metric&api_key=0123456789abcdef", nil},
+		{"cookie", "https://api.example.com/v1", []string{"Cookie", "theme=dark; JSESSIONID=0123456789abcdef; _ga=GA1.2.3"}},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			req := httptest.NewRequest(http.MethodGet, row.url, http.NoBody)
+			for i := 0; i < len(row.headers); i += 2 {
+				req.Header.Set(row.headers[i], row.headers[i+1])
+			}
+			l := &RateLimit{}
+			b.ReportAllocs()
+			for b.Loop() {
+				l.keyOf(req)
+			}
+		})
+	}
+}
+
 func BenchmarkClassify(b *testing.B) {
 	const body = `{"error":{"message":"Rate limit reached for gpt-4o-mini in organization org-1 on tokens per min (TPM): Limit 200000, ` +
 		`Used 191584, Requested 45490. Please try again in 11.122s. Visit https://platform.openai.com/account/rate-limits to learn more.",` +

@@ -38,6 +38,12 @@ import (
 // circuit cannot close in that time, it is refused at once with an [ErrCircuitOpen];
 // RetryAfter says when to come back.
 //
+// MaxKeys are kept, at some 2 KiB each. For a new one, one makes room that is not in
+// use, and whose circuit is closed and has seen no failure of late. If there is none, an
+// [EventKeys] says so, once a minute, and the new key has a circuit of its own for as
+// long as any of its requests is out: one that it shared with other hosts would refuse
+// the requests to one for the failures of another.
+//
 // The zero value is ready to use.
 //
 //	client := &http.Client{Transport: &sturdy.Breaker{
@@ -55,6 +61,7 @@ type Breaker struct {
 	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and 30s without one; negative means not at all
 	Answer      bool                         // answer what is refused with a 503 made here, for an SDK that would retry an error; false means an error
 	Key         func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
+	MaxKeys     int                          // keys that are kept, see below; zero means 4096, negative means any number
 	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
 	circuits keyed[*circuit]
@@ -89,6 +96,12 @@ func (b *Breaker) check() error {
 		return misconfigured("Breaker.OpenFor is more than Breaker.MaxOpen: %v, %v", b.OpenFor, b.MaxOpen)
 	}
 	return nil
+}
+
+// circuitOf returns the circuit of req's key, and whether it should be reported
+// that there is no room for that.
+func (b *Breaker) circuitOf(req *http.Request) (*entry[*circuit], bool) {
+	return b.circuits.useWithin(b.keyOf(req), keeping[*circuit]{most: b.MaxKeys, fresh: b.newCircuit})
 }
 
 func (b *Breaker) keyOf(req *http.Request) key {
@@ -168,18 +181,21 @@ type circuit struct {
 type failures struct {
 	n     int
 	since time.Time // when the first failure came back
+	last  time.Time // when the last of them did
 	known int       // requests that had been sent then
 }
 
 // add counts the failure of the nth request, when so many were sent, and reports
 // whether it says more than the first.
 func (f *failures) add(nth, sent int) bool {
+	now := time.Now()
 	switch {
 	case f.n == 0:
-		*f = failures{since: time.Now(), known: sent}
+		*f = failures{since: now, known: sent}
 	case nth <= f.known:
 		return false
 	}
+	f.last = now
 	f.n++
 	return true
 }
@@ -265,12 +281,17 @@ func (c *circuit) inRow() bool {
 	return settled && c.run.n >= max(c.failures, c.chance.longest(1e-6))
 }
 
-// idle reports whether the circuit may be forgotten. A run of failures that has
-// not opened it is not worth keeping, nor is an open period that is long over.
+// idle reports whether the circuit may be forgotten: it is closed and does not
+// count failures. Those that were the last are not worth keeping once they are old,
+// nor is an open period that is long over.
 func (c *circuit) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.until.IsZero() || time.Since(c.until) >= maxOpenHint
+	if !c.until.IsZero() {
+		return time.Since(c.until) >= maxOpenHint
+	}
+	last := later(later(c.run.last, c.recent.last), c.broken.last)
+	return last.IsZero() || time.Since(last) >= max(c.window, maxOpenHint)
 }
 
 // admit lets a request in and returns 0, or how long to wait before asking

@@ -43,7 +43,8 @@ type Circuit struct {
 }
 
 // Circuits returns what is known of each key now, those that were used last at
-// the end. Those that were closed and idle for long may be missing.
+// the end, and behind them those beyond MaxKeys that are in use. Those that were
+// closed and idle for long may be missing.
 func (b *Breaker) Circuits() []Circuit {
 	now := time.Now()
 	var all []Circuit
@@ -67,7 +68,8 @@ func (b *Breaker) State(key string) State {
 // Trip opens a circuit by hand, for a maintenance that was announced perhaps:
 // nobody is let in until then. After that, a probe tells whether it closes.
 func (b *Breaker) Trip(key string, until time.Time) {
-	entry := b.circuits.use(b.keyNamed(key), b.newCircuit)
+	// However many keys there are, this one was asked for.
+	entry, _ := b.circuits.useWithin(b.keyNamed(key), keeping[*circuit]{most: b.MaxKeys, fresh: b.newCircuit, must: true})
 	defer b.circuits.release(entry)
 	entry.state.trip(until)
 }

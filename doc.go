@@ -42,6 +42,22 @@
 // http.RoundTripper, and the bodies of its responses, like net/http's, must bear
 // being closed while they are read: that is how a read that hangs is ended.
 //
+// # Keys
+//
+// A [RateLimit] keeps apart those that a server tells apart: by scheme, host and
+// credential. Credentials are found in Authorization, with any scheme, in the headers
+// and query parameters by which well-known services have them, such as X-Api-Key,
+// PRIVATE-TOKEN and api_key, and in session cookies, where there is nothing else.
+// Headers that name an organization, a project or a tenant count too. If there are
+// several, all of them count together. No credential is kept: a key has a fingerprint of
+// it that is worth nothing outside the process.
+//
+// A signature is another for each request, so it is told by who signed. A JSON Web
+// Token is told by its issuer, subject, application and tenant, if it has the first
+// two, and else by its bytes, as any other token is. A client certificate, and a
+// credential in a body, are not seen: where these tell callers apart, and where the
+// server counts by something else, set RateLimit.Key.
+//
 // # Errors
 //
 // A RoundTripper returns no error for a status, and neither do these. [Check]

@@ -24,6 +24,7 @@ const (
 	EventQueue    EventKind = "queue"     // RateLimit: a request has to wait
 	EventWait     EventKind = "wait"      // RateLimit, Breaker: a request had to wait, and now leaves
 	EventRefuse   EventKind = "refuse"    // RateLimit, Breaker: a request was not sent
+	EventKeys     EventKind = "keys"      // RateLimit, Breaker: more keys than MaxKeys are in use, so there was no room for this one; at most once a minute
 	EventTimeout  EventKind = "timeout"   // Timeout: an attempt, or a body that stalled, was given up
 	EventBroken   EventKind = "broken"    // Stream: a stream failed after its headers
 	EventOpen     EventKind = "open"      // Breaker: the circuit of this Key opened, for Wait at least
@@ -44,7 +45,7 @@ type Event struct {
 	Attempt int           // how many times the request was sent, this time included
 	Wait    time.Duration // ahead for EventRetry, EventPause, EventOpen; past for EventWait
 	Rate    rate.Limit    // requests per second, for EventLimit
-	Err     *Error        // what happened; nil for EventWait, EventHalfOpen, EventClose
+	Err     *Error        // what happened; nil for EventKeys, EventWait, EventHalfOpen, EventClose
 }
 
 // Log returns a function for an Observe field that writes every event to l:
@@ -54,7 +55,7 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 	return func(ctx context.Context, ev Event) {
 		level := slog.LevelInfo
 		switch ev.Kind {
-		case EventGiveUp, EventBudget, EventOpen, EventRefuse, EventBroken:
+		case EventGiveUp, EventBudget, EventOpen, EventRefuse, EventBroken, EventKeys:
 			level = slog.LevelWarn
 		case EventWait, EventQueue:
 			level = slog.LevelDebug

@@ -104,8 +104,8 @@ func (g *gate) idle() bool {
 			return false
 		}
 	}
-	g.paceAt(now)
-	return g.pace.rate == 0 && (g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
+	learned := g.pace.rate > 0 && now.Sub(g.went) <= paceForget // being asked is no use of the pace
+	return !learned && (g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
 }
 
 // enter lets req leave, if it may do so at once. Otherwise it returns its turn,

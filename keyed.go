@@ -1,88 +1,61 @@
 package sturdy
 
 import (
+	"cmp"
 	"container/list"
-	"fmt"
-	"hash/maphash"
-	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// maxKeys is how many keys a layer remembers.
-const maxKeys = 1024
+const (
+	// maxKeys is how many keys are kept where no other number is set. A key of a
+	// RateLimit takes some 5 KiB, idle or not, one of a Breaker 2 KiB, and one of a
+	// Budget less than 1 KiB.
+	maxKeys = 4096
 
-// A key tells apart what is limited or fails by itself. Either the caller named
-// it, or it is made of where a request goes and on whose behalf.
-type key struct {
-	name         string
-	scheme, host string
-	credential   uint64 // a fingerprint; 0 for none
-}
+	// To make room for a new key, entries are looked at until one is idle: so many
+	// for each use of a key on average, so that its cost does not grow with the
+	// number of keys, and never more than maxLooks at a time.
+	looksPerUse = 8
+	maxLooks    = 1024
 
-// String returns the key for display. Its fingerprint is worth nothing outside
-// this process.
-func (k key) String() string {
-	switch {
-	case k.host == "":
-		return k.name
-	case k.credential == 0:
-		return k.scheme + "://" + k.host
-	}
-	return fmt.Sprintf("%s://%s#%08x", k.scheme, k.host, uint32(k.credential)) //nolint:gosec // cut on purpose
-}
+	// crowdedEvery is how often it is reported that there is no room.
+	crowdedEvery = time.Minute
 
-// display is String if anybody is there to read it. A caller's own key may be
-// the credential itself.
-func (k key) display(req *http.Request, w watchers) string {
-	switch {
-	case !w.any():
-		return ""
-	case k.name != "":
-		return withoutSecrets(k.name, secretsOf(req))
-	}
-	return k.String()
-}
+	// othersName is how the state is shown that keys share for which there is no room.
+	othersName = "(all others)"
+)
 
-// originKey is the key of where req goes.
-func originKey(req *http.Request) key {
-	if req.URL == nil {
-		return key{}
-	}
-	host := strings.ToLower(req.URL.Host)
-	switch req.URL.Scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	}
-	return key{scheme: req.URL.Scheme, host: host}
-}
-
-// keyed holds one state for each key, at most maxKeys of them. Those that are
-// idle and were not used for longest make room for new ones. One that is in
-// use, or not idle, stays: if there are maxKeys of these, a new one is
-// forgotten as soon as it is not in use.
+// keyed holds one state for each key. So many of them are kept; those that are
+// idle and were not used for longest make room for new ones. One that is in use, or
+// not idle, is never given up for another key: a new key for which there is no room
+// shares one state with all such keys, or has one that is forgotten as soon as
+// nobody uses it, whichever the layer asks for.
+//
+// What is idle changes with time, and finding it is bounded, see looksPerUse. So
+// a new key may, rarely, find no room although something is idle far from the front;
+// then its next use looks further.
 //
 // Whoever uses the same key as the last one needs no lock.
 type keyed[S interface{ idle() bool }] struct {
 	latest atomic.Pointer[entry[S]] // that was used
-	over   atomic.Bool              // there are more than maxKeys
 
 	mu      sync.Mutex
 	entries map[key]*entry[S]
-	order   list.List // of *entry[S], the longest unused first
-
-	seeded sync.Once
-	secret maphash.Seed
+	order   list.List // of *entry[S]: those that are kept, the longest unused first
+	shared  *entry[S] // of all keys for which there was no room; nil if nothing was shared yet
+	looks   int       // that are left
+	told    time.Time // when it was last reported that there is no room
 }
 
 type entry[S any] struct {
-	key   key
-	state S
-	users atomic.Int64 // less than 0 once it is forgotten
-	place *list.Element
+	key    key
+	state  S
+	users  atomic.Int64 // less than 0 once it is forgotten
+	shared bool
+	brief  atomic.Bool   // it is forgotten when it is not in use
+	place  *list.Element // nil while it is brief, or if it is shared
 }
 
 // forgotten is that many users less than none.
@@ -97,31 +70,82 @@ func (e *entry[S]) join() bool {
 	return false
 }
 
+// A keeping is how a layer keeps its states. Its functions are called with the
+// lock held.
+type keeping[S any] struct {
+	most   int      // that are kept; zero means maxKeys, negative means any number
+	fresh  func() S // makes the state of one key
+	shared func() S // makes the state that those share for which there is no room; nil if they share none
+	must   bool     // the key is kept even if there is no room
+}
+
 // use returns the entry of k, which stays until it is released.
 func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
+	e, _ := m.useWithin(k, keeping[S]{fresh: fresh})
+	return e
+}
+
+// useWithin is use with a layer's own keeping. It returns whether it should be
+// reported that there is no room for k.
+func (m *keyed[S]) useWithin(k key, how keeping[S]) (e *entry[S], crowded bool) {
 	if e := m.latest.Load(); e != nil && e.key == k && e.join() {
-		return e
+		return e, false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.entries[k]
-	if e == nil {
-		if m.entries == nil {
-			m.entries = make(map[key]*entry[S])
-		}
-		e = &entry[S]{key: k, state: fresh()}
-		if len(m.entries) >= maxKeys {
-			m.evict()
-		}
-		m.entries[k] = e
-		m.over.Store(len(m.entries) > maxKeys)
-		e.place = m.order.PushBack(e)
-	} else {
+	m.looks = min(m.looks+looksPerUse, maxLooks)
+	e = m.entries[k]
+	switch {
+	case e == nil:
+		e, crowded = m.add(k, how)
+	case e.place != nil:
 		m.order.MoveToBack(e.place)
+	case how.must:
+		m.keep(e)
 	}
 	e.users.Add(1)
-	m.latest.Store(e)
-	return e
+	if !e.shared {
+		m.latest.Store(e)
+	}
+	return e, crowded
+}
+
+// add returns a new entry for k, or the one that is shared.
+func (m *keyed[S]) add(k key, how keeping[S]) (e *entry[S], crowded bool) {
+	most := cmp.Or(how.most, maxKeys)
+	room := most < 0
+	for !room {
+		room = m.order.Len() < most
+		if !room && !m.evict() {
+			break
+		}
+	}
+	room = room || how.must
+	if now := time.Now(); !room && (m.told.IsZero() || now.Sub(m.told) >= crowdedEvery) {
+		m.told, crowded = now, true
+	}
+	if !room && how.shared != nil {
+		if m.shared == nil {
+			m.shared = &entry[S]{key: key{name: othersName}, state: how.shared(), shared: true}
+		}
+		return m.shared, crowded
+	}
+	e = &entry[S]{key: k, state: how.fresh()}
+	if m.entries == nil {
+		m.entries = make(map[key]*entry[S])
+	}
+	m.entries[k] = e
+	if room {
+		m.keep(e)
+	} else {
+		e.brief.Store(true)
+	}
+	return e, crowded
+}
+
+func (m *keyed[S]) keep(e *entry[S]) {
+	e.brief.Store(false)
+	e.place = m.order.PushBack(e)
 }
 
 // get returns the state of k, or its zero value if there is none. It may be
@@ -135,13 +159,24 @@ func (m *keyed[S]) get(k key) (state S) {
 	return state
 }
 
-// each calls f for every key, without the lock.
+// each calls f for every key, without the lock: for those that are kept, then for
+// those that are only in use, and for what is shared.
 func (m *keyed[S]) each(f func(key, S)) {
 	m.mu.Lock()
-	all := make([]*entry[S], 0, len(m.entries))
+	all := make([]*entry[S], 0, len(m.entries)+1)
 	for place := m.order.Front(); place != nil; place = place.Next() {
 		e, _ := place.Value.(*entry[S])
 		all = append(all, e)
+	}
+	if len(m.entries) > len(all) {
+		for _, e := range m.entries {
+			if e.place == nil {
+				all = append(all, e)
+			}
+		}
+	}
+	if m.shared != nil {
+		all = append(all, m.shared)
 	}
 	m.mu.Unlock()
 	for _, e := range all {
@@ -151,21 +186,26 @@ func (m *keyed[S]) each(f func(key, S)) {
 
 // release ends a use of e, and reports whether e is remembered.
 func (m *keyed[S]) release(e *entry[S]) bool {
-	if e.users.Add(-1) > 0 || !m.over.Load() {
+	if e.users.Add(-1) > 0 || !e.brief.Load() {
 		return true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.entries) > maxKeys && !m.evict() {
-		m.remove(e)
+	if e.users.Load() == 0 && e.brief.Load() {
+		if !e.state.idle() && m.evict() {
+			m.keep(e)
+		} else {
+			m.remove(e)
+		}
 	}
 	return e.users.Load() >= 0
 }
 
-// evict makes room, if anything idle is there. What it passes by goes to the
+// evict makes room, if anything idle is found. What it passes by goes to the
 // end of the order, so that the next search does not meet it first.
 func (m *keyed[S]) evict() bool {
-	for range m.order.Len() {
+	for range min(m.order.Len(), m.looks) {
+		m.looks--
 		front := m.order.Front()
 		e, _ := front.Value.(*entry[S])
 		if e.users.Load() == 0 && e.state.idle() && m.remove(e) {
@@ -182,51 +222,9 @@ func (m *keyed[S]) remove(e *entry[S]) bool {
 		return false
 	}
 	m.latest.CompareAndSwap(e, nil)
-	m.order.Remove(e.place)
+	if e.place != nil {
+		m.order.Remove(e.place)
+	}
 	delete(m.entries, e.key)
-	m.over.Store(len(m.entries) > maxKeys)
 	return true
-}
-
-// fingerprint tells credentials apart without keeping them: a hash with a seed
-// that never leaves the process.
-func (m *keyed[S]) fingerprint(credential string) uint64 {
-	m.seeded.Do(func() { m.secret = maphash.MakeSeed() })
-	return maphash.String(m.secret, credential)
-}
-
-// credentialOf returns what a server tells callers apart by, where req has it.
-func credentialOf(req *http.Request) string {
-	for _, name := range [...]string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
-		if v := req.Header[name]; len(v) > 0 && v[0] != "" {
-			return signer(v[0])
-		}
-	}
-	if req.URL == nil {
-		return ""
-	}
-	if req.URL.User != nil {
-		return req.URL.User.String()
-	}
-	for part := range strings.SplitSeq(req.URL.RawQuery, "&") {
-		if v, ok := strings.CutPrefix(part, "key="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// signer returns who signed a request, of a credential that is a signature and
-// so is another each time: AWS Signature Version 4, HTTP signatures, Digest,
-// OAuth 1. Any other credential it returns as it is.
-func signer(credential string) string {
-	if !strings.Contains(credential, "ignature=") && !strings.Contains(credential, "nonce=") {
-		return credential
-	}
-	for _, name := range [...]string{"Credential=", "keyId=", "username=", "oauth_consumer_key="} {
-		if _, id, ok := strings.Cut(credential, name); ok {
-			return beforeAny(strings.TrimPrefix(id, `"`), `",/`) // AWS appends the date
-		}
-	}
-	return credential
 }

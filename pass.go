@@ -55,11 +55,14 @@ type note struct {
 // open returns when the request may leave.
 func (p *passage) open() error {
 	w := wish{units: 1}
+	var crowded bool
 	if p.breaker != nil {
 		if err := p.breaker.check(); err != nil {
 			return err
 		}
-		p.circuit = p.breaker.circuits.use(p.breaker.keyOf(p.req), p.breaker.newCircuit)
+		if p.circuit, crowded = p.breaker.circuitOf(p.req); crowded {
+			p.tell(false, Event{Kind: EventKeys})
+		}
 		w.circuit, w.patient = p.circuit.state, p.breaker.MaxWait
 		p.gate = w.circuit.alone
 	}
@@ -67,7 +70,9 @@ func (p *passage) open() error {
 		if err := p.limit.check(); err != nil {
 			return err
 		}
-		p.limited = p.limit.gates.use(p.limit.keyOf(p.req), p.limit.newGate)
+		if p.limited, crowded = p.limit.gateOf(p.req); crowded {
+			p.tell(true, Event{Kind: EventKeys})
+		}
 		p.gate = p.limited.state
 		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
 		if p.gate.prices != nil {

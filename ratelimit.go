@@ -38,6 +38,12 @@ import (
 // when its turn would have been. Without a deadline and MaxWait, a request is refused
 // after two minutes in all in which nothing moved.
 //
+// MaxKeys are kept, at some 5 KiB each. For a new one, one makes room that is idle: it
+// holds nobody up, and its bucket is full. If all are in use, an [EventKeys] says so,
+// once a minute, and a new key is held to Limit and Tokens together with all others
+// for which there is no room, in a bucket that they share; without Limit and
+// Tokens, what is known of it is forgotten when none of its requests is out.
+//
 // The zero value has no limit of its own, and learns the server's.
 //
 //	client := &http.Client{Transport: &sturdy.RateLimit{
@@ -53,11 +59,13 @@ type RateLimit struct {
 	Limiter Limiter                      // instead of Limit and Burst: a *rate.Limiter, for all keys together; nil means none
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m without one while nothing moves
 	Fixed   bool                         // learn nothing, neither from headers nor from refusals: wait as told, no more; false means learn
-	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credential
+	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credentials, see Keys in the package's comment
+	MaxKeys int                          // keys that are kept, see below; zero means 4096, negative means any number
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
 
-	gates keyed[*gate]
-	idle  idleCloser
+	gates   keyed[*gate]
+	callers callers
+	idle    idleCloser
 }
 
 // maxPause is the longest that a server's wish holds a key. One that asks for
@@ -97,9 +105,7 @@ func (l *RateLimit) keyOf(req *http.Request) key {
 		return key{name: l.Key(req)}
 	}
 	k := originKey(req)
-	if credential := credentialOf(req); credential != "" {
-		k.credential = l.gates.fingerprint(credential)
-	}
+	k.credential = l.callers.of(req)
 	return k
 }
 
@@ -119,6 +125,53 @@ func (l *RateLimit) newGate() *gate {
 	return g
 }
 
+// gateOf returns the gate of req's key, and whether it should be reported that
+// there is no room for that.
+func (l *RateLimit) gateOf(req *http.Request) (*entry[*gate], bool) {
+	how := keeping[*gate]{most: l.MaxKeys, fresh: l.ownGate}
+	if l.limits() {
+		how.shared = l.sharedGate
+	}
+	return l.gates.useWithin(l.keyOf(req), how)
+}
+
+// limits reports whether the caller has set a limit for each key.
+func (l *RateLimit) limits() bool {
+	return l.Limit > 0 && l.Limit != rate.Inf || l.Tokens > 0 && l.Tokens != rate.Inf
+}
+
+// ownGate returns the gate of a new key. It may be one that has shared a bucket so
+// far: its own is no fuller than that, lest the key have both of them.
+func (l *RateLimit) ownGate() *gate {
+	g := l.newGate()
+	if e := l.gates.shared; e != nil {
+		g.spendLike(e.state, time.Now())
+	}
+	return g
+}
+
+// sharedGate returns the gate of the keys for which there is no room. They have
+// nothing in common but the caller's limit. So nothing is learned there: what the server
+// tells one of them, a pause above all, says nothing of the others.
+func (l *RateLimit) sharedGate() *gate {
+	g := l.newGate()
+	g.fixed = true
+	return g
+}
+
+// spendLike takes from the buckets of a new gate what is missing in those of other.
+func (g *gate) spendLike(other *gate, now time.Time) {
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if g.own != nil {
+		missing := float64(g.burst) - other.own.TokensAt(now)
+		g.own.AllowN(now, min(int(math.Ceil(missing)), g.burst))
+	}
+	if g.tokens != nil {
+		g.tokens.level = min(g.tokens.level, other.tokens.levelAt(now))
+	}
+}
+
 // asksToWait reports whether an answer is about everybody with its key.
 func asksToWait(e *Error) bool {
 	return e.StatusCode != 0 && (e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0)
@@ -131,6 +184,10 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		return
 	}
 	now := time.Now()
+	if p.limited.shared {
+		p.gate.taken(&p.pass, e == nil, now, nil)
+		return
+	}
 	var buckets []Bucket
 	if !l.Fixed {
 		buckets = limitsOf(resp, now)
@@ -184,7 +241,7 @@ func (l *RateLimit) Reset(name string) {
 
 // A LimitState is what a [RateLimit] knows of one key.
 type LimitState struct {
-	Key       string     // as Key returned it, or such as "https://api.example.com#1f2e3d4c", with a fingerprint of the credential
+	Key       string     // as Key returned it, or such as "https://api.example.com#1f2e3d4c", with a fingerprint of the credential; "(all others)" for those that share a bucket, see MaxKeys
 	Rate      rate.Limit // requests per second that may leave now; rate.Inf if no limit is known
 	Burst     float64    // requests that the server takes at once, as far as is known
 	Source    string     // of Rate and Burst: "setting", "headers" or "refusals"; empty if no limit is known
@@ -195,7 +252,7 @@ type LimitState struct {
 }
 
 // Limits returns what is known of each key now, those that were used last at
-// the end.
+// the end. Behind them are those beyond MaxKeys: each that is in use, or one for all.
 func (l *RateLimit) Limits() []LimitState {
 	var all []LimitState
 	l.gates.each(func(k key, g *gate) {
