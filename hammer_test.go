@@ -50,6 +50,9 @@ func TestHammer(t *testing.T) {
 	t.Logf("%d seeds; hooks that panicked or exited: %v", n, met)
 	if !testing.Short() && !t.Failed() {
 		for _, kind := range eventKinds {
+			if kind == EventKeys {
+				continue // once a minute at most: too seldom
+			}
 			assert.NotZero(t, met[string(kind)], "no hook was interrupted in a %q", kind)
 		}
 		for _, hook := range []string{"Decide", "Key", "Cost", "Limiter", "GetBody", "base"} {
@@ -60,7 +63,7 @@ func TestHammer(t *testing.T) {
 
 var eventKinds = []EventKind{
 	EventRetry, EventGiveUp, EventBudget, EventPause, EventLimit, EventQueue, EventWait, EventRefuse,
-	EventTimeout, EventBroken, EventOpen, EventHalfOpen, EventClose,
+	EventTimeout, EventBroken, EventOpen, EventHalfOpen, EventClose, EventKeys,
 }
 
 // A world is what a hammered stack lives in.
@@ -278,6 +281,9 @@ func (w *world) stack() *Transport {
 		tr.RateLimit.MaxWait = time.Second
 	}
 	if w.chance(0.3) {
+		tr.RateLimit.MaxKeys, tr.Breaker.MaxKeys = 1, 1
+	}
+	if w.chance(0.3) {
 		tr.Breaker.MaxWait = -1
 	}
 	if w.chance(0.4) {
@@ -373,7 +379,11 @@ func hammer(t *testing.T, seed uint64, met map[string]int) {
 // assertNothingHeld fails if a stack that nobody uses holds anything for somebody.
 func assertNothingHeld(t *testing.T, tr *Transport) {
 	t.Helper()
-	for _, e := range tr.RateLimit.gates.entries {
+	gates := slices.Collect(maps.Values(tr.RateLimit.gates.entries))
+	if shared := tr.RateLimit.gates.shared; shared != nil {
+		gates = append(gates, shared)
+	}
+	for _, e := range gates {
 		g := e.state
 		assert.Zero(t, e.users.Load(), "users of the gate of %v", e.key)
 		assert.Zero(t, g.waiting, "in the queue of %v", e.key)
@@ -422,7 +432,11 @@ func TestAnyHookMayPanicOrExit(t *testing.T) {
 		"timeout":   {steps: steplist(hangs), set: func(tr *Transport) { tr.Timeout.Header = time.Second }},
 		"open":      {steps: steplist(status(503)), set: opens},
 		"half_open": {steps: steplist(status(503), status(200)), set: opens},
-		"close":     {steps: steplist(status(503), status(200)), set: opens},
+		"keys": {steps: steplist(after(time.Second, status(200))), set: func(tr *Transport) {
+			tr.RateLimit.Limit, tr.RateLimit.Burst, tr.RateLimit.MaxKeys = 0.1, 3, 1
+			tr.RateLimit.Key = func(req *http.Request) string { return req.Header.Get("X-Key") }
+		}},
+		"close": {steps: steplist(status(503), status(200)), set: opens},
 	}
 	hooks := map[string]func(*Transport, func()){
 		"Decide": func(tr *Transport, f func()) {
@@ -463,7 +477,7 @@ func TestAnyHookMayPanicOrExit(t *testing.T) {
 					end()
 				}
 			})
-			for range 3 {
+			for i := range 3 {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
@@ -479,6 +493,7 @@ func TestAnyHookMayPanicOrExit(t *testing.T) {
 						return body, nil
 					}
 					req.Body, _ = req.GetBody()
+					req.Header.Set("X-Key", strconv.Itoa(i))
 					if resp, err := tr.RoundTrip(req); err == nil {
 						resp.Body.Close()
 					}
