@@ -70,6 +70,7 @@ type peeked struct {
 	enough func(ahead []byte) bool // nothing more need be read ahead; nil means never
 	closed atomic.Bool
 	done   <-chan struct{} // closed when nothing reads ahead any more; nil if nothing ever did
+	shut   chan struct{}   // closed when the body is; nil if nothing ever read ahead
 
 	mu     sync.Mutex
 	ahead  []byte // what was read ahead
@@ -85,7 +86,7 @@ type peeked struct {
 
 // readBefore returns a body of which all was read ahead.
 func readBefore(all []byte) *peeked {
-	return &peeked{body: http.NoBody, done: closedChan(), ahead: all, err: io.EOF}
+	return &peeked{body: http.NoBody, done: closedChan(), shut: make(chan struct{}), ahead: all, err: io.EOF}
 }
 
 // peek returns a body that reads as body does, after it has read ahead for at
@@ -133,6 +134,9 @@ func (p *peeked) resume() {
 	}
 	done := make(chan struct{})
 	p.done, p.direct = done, false
+	if p.shut == nil {
+		p.shut = make(chan struct{})
+	}
 	go p.readAhead(done)
 }
 
@@ -219,7 +223,11 @@ func (p *peeked) Read(b []byte) (int, error) {
 	if n, ok := p.take(b); ok {
 		return n, nil
 	}
-	<-p.done
+	select {
+	case <-p.done:
+	case <-p.shut:
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, ok := p.take(b)
 	switch {
 	case ok:
@@ -246,9 +254,34 @@ func (p *peeked) take(b []byte) (n int, ok bool) {
 	return n, true
 }
 
+// Close does not wait for long for a read that is under way, though the body's Close
+// may: that of an answer which net/http unpacks waits for the read of gzip's header.
 func (p *peeked) Close() error {
-	p.closed.Store(true)
-	return p.body.Close()
+	first := !p.closed.Swap(true)
+	if p.done == nil {
+		return p.body.Close()
+	}
+	if first {
+		close(p.shut)
+	}
+	select {
+	case <-p.done:
+		return p.body.Close()
+	default:
+	}
+	closed := make(chan error, 1)
+	go func() {
+		defer func() { _ = recover() }() // as long as it is read, a panic is nobody's
+		closed <- p.body.Close()
+	}()
+	t := time.NewTimer(drainTime)
+	defer t.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-t.C:
+		return nil
+	}
 }
 
 // discard gives up the answer with this body: it reads the little that is left,

@@ -225,6 +225,7 @@ func TestABombIsNotUnpacked(t *testing.T) {
 					w.Header().Set("Content-Type", map[bool]string{true: "text/event-stream", false: "application/json"}[begins == "data: "])
 					w.WriteHeader(code)
 					_, _ = w.Write(bomb.Bytes())
+					_ = http.NewResponseController(w).Flush()
 					<-req.Context().Done()
 				}))
 				defer s.Close()
@@ -245,6 +246,43 @@ func TestABombIsNotUnpacked(t *testing.T) {
 				_ = Check(resp, nil)
 				assert.LessOrEqual(t, read.Load(), int64(3*(peekBytes+drainBytes)))
 				resp.Body.Close()
+			})
+		}
+	}
+}
+
+// TestAPackedBodyThatNeverComesHoldsNobody: net/http's Close of such a body waits for
+// the read that is under way.
+func TestAPackedBodyThatNeverComesHoldsNobody(t *testing.T) {
+	for _, code := range []int{200, 401, 429, 500} {
+		for name, set := range map[string]func(*Transport){
+			"":              func(*Transport) {},
+			", Idle":        func(tr *Transport) { tr.Timeout.Idle = time.Hour },
+			", a Transport": func(tr *Transport) { tr.RateLimit.Fixed = true },
+		} {
+			t.Run(fmt.Sprint(code, name), func(t *testing.T) {
+				t.Parallel()
+				over := make(chan struct{})
+				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					w.Header().Set("Content-Encoding", "gzip")
+					w.Header().Set("Content-Type", "application/json")
+					w.WriteHeader(code)
+					_ = http.NewResponseController(w).Flush()
+					select {
+					case <-over:
+					case <-req.Context().Done():
+					}
+				}))
+				defer s.Close()
+				defer close(over)
+				base := &http.Transport{}
+				defer base.CloseIdleConnections()
+				tr := &Transport{Base: &Stream{Base: base, FirstEvent: time.Millisecond}, Retry: Retry{Attempts: 2, MinDelay: 1, MaxDelay: 1}}
+				set(tr)
+				resp, err := tr.RoundTrip(newRequest(t, http.MethodGet, s.URL, nil))
+				require.NoError(t, err)
+				_ = Check(resp, nil)
+				resp.Body.Close() // returns
 			})
 		}
 	}

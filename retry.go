@@ -533,7 +533,8 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 			wait = 0
 		}
 	}
-	return wait, inTime(req, ready, e.RetryAfter > 0 || e.Class == ErrRateLimit || wait < ready)
+	invented := e.RetryAfter == 0 && wait >= ready && (e.Class != ErrRateLimit || r.MinDelay != 0 || r.MaxDelay != 0)
+	return wait, inTime(req, ready, !invented)
 }
 
 // firm reports whether the time that the server named is to be kept to though it was

@@ -222,7 +222,10 @@ func (b *idleBody) end() {
 }
 
 func (b *idleBody) Close() (err error) {
-	b.close.Do(func() { err = b.ReadCloser.Close() })
+	b.close.Do(func() {
+		b.cancel(nil) // Close may wait for a read that is under way: see peeked.Close
+		err = b.ReadCloser.Close()
+	})
 	return err
 }
 
