@@ -61,7 +61,7 @@ type Breaker struct {
 	MaxWait     time.Duration                // how long a request waits for the circuit; zero means as long as its deadline allows, and 30s without one; negative means not at all
 	Answer      bool                         // answer what is refused with a 503 made here, for an SDK that would retry an error; false means an error
 	Key         func(*http.Request) string   // requests with one key share one circuit; nil means scheme and host
-	MaxKeys     int                          // keys that are kept, see below; zero means 4096, negative means any number
+	MaxKeys     int                          // keys that are kept, see above; zero means 1024, negative means any number
 	Observe     func(context.Context, Event) // is told of changes, waits and refusals; nil means nobody watches
 
 	circuits keyed[*circuit]
@@ -69,6 +69,7 @@ type Breaker struct {
 }
 
 const (
+	maxCircuits = 1024             // keys that are kept: hosts are fewer than callers
 	maxOpenHint = time.Minute      // the longest open period that a server may ask for
 	slowSuccess = time.Second      // how long a success takes, until one was seen
 	maxOpenWait = 30 * time.Second // how long a request without a deadline waits for a circuit
@@ -101,7 +102,7 @@ func (b *Breaker) check() error {
 // circuitOf returns the circuit of req's key, and whether it should be reported
 // that there is no room for that.
 func (b *Breaker) circuitOf(req *http.Request) (*entry[*circuit], bool) {
-	return b.circuits.useWithin(b.keyOf(req), keeping[*circuit]{most: b.MaxKeys, fresh: b.newCircuit})
+	return b.circuits.useWithin(b.keyOf(req), keeping[*circuit]{most: cmp.Or(b.MaxKeys, maxCircuits), fresh: b.newCircuit})
 }
 
 func (b *Breaker) keyOf(req *http.Request) key {

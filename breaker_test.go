@@ -456,7 +456,7 @@ func TestKeysAreBoundedAndOpenCircuitsAreKept(t *testing.T) {
 			_, err := b.RoundTrip(req)
 			require.NoError(t, err)
 		}
-		assert.Len(t, b.circuits.entries, maxKeys)
+		assert.Len(t, b.circuits.entries, maxCircuits)
 		for i := range 100 {
 			req := get(t)
 			req.URL.Host = fmt.Sprintf("down%d.example.com", i)

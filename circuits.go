@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -69,7 +70,7 @@ func (b *Breaker) State(key string) State {
 // nobody is let in until then. After that, a probe tells whether it closes.
 func (b *Breaker) Trip(key string, until time.Time) {
 	// However many keys there are, this one was asked for.
-	entry, _ := b.circuits.useWithin(b.keyNamed(key), keeping[*circuit]{most: b.MaxKeys, fresh: b.newCircuit, must: true})
+	entry, _ := b.circuits.useWithin(b.keyNamed(key), keeping[*circuit]{most: cmp.Or(b.MaxKeys, maxCircuits), fresh: b.newCircuit, must: true})
 	defer b.circuits.release(entry)
 	entry.state.trip(until)
 }

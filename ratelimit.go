@@ -60,7 +60,7 @@ type RateLimit struct {
 	MaxWait time.Duration                // a turn further away is refused; zero or negative means the context's deadline alone, and 2m without one while nothing moves
 	Fixed   bool                         // learn nothing, neither from headers nor from refusals: wait as told, no more; false means learn
 	Key     func(*http.Request) string   // requests with one key share one bucket; nil means scheme, host and credentials, see Keys in the package's comment
-	MaxKeys int                          // keys that are kept, see below; zero means 4096, negative means any number
+	MaxKeys int                          // keys that are kept, see above; zero means 4096, negative means any number
 	Observe func(context.Context, Event) // is told of pauses, waits and refusals; nil means nobody watches
 
 	gates   keyed[*gate]
