@@ -216,7 +216,7 @@ func (x *exchange) broke(c Class, cause error) *Error {
 }
 
 // secrets are those of the request, and those that a base may have added.
-func (x *exchange) secrets() []string {
+func (x *exchange) secrets() []secret {
 	secrets := secretsOf(x.req)
 	if x.sent != x.req {
 		secrets = append(secrets, secretsOf(x.sent)...)

@@ -213,7 +213,7 @@ func withoutQuery(u *url.URL) string {
 
 // plainHeader returns h with the values of all but plain headers replaced, and
 // secrets taken out of those, too.
-func plainHeader(h http.Header, secrets []string) http.Header {
+func plainHeader(h http.Header, secrets []secret) http.Header {
 	plain := make(http.Header, len(h))
 	for name, values := range h {
 		shown := make([]string, len(values))
