@@ -3,6 +3,7 @@ package sturdy
 import (
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,25 @@ func withoutCredentials(s string) string {
 	}
 	b.WriteString(s[done:])
 	return b.String()
+}
+
+// secretFields are the members of a body, in JSON or as a form has them, that
+// are a credential: of a request for a token, above all.
+var secretFields = regexp.MustCompile(`(?i)(?:\b|_)(?:password|passwd|secret|client_secret|secret_key|private_key|api_key|apikey|access_token|` +
+	`refresh_token|id_token|auth_token|client_assertion|subject_token|actor_token|code_verifier|token|authorization)` +
+	`(?:"\s*:\s*"((?:[^"\\]|\\.)*)|=([^&\s"]+))`)
+
+// withoutFields replaces the credentials in a body that are so by their name.
+func withoutFields(s string) string {
+	var spans []span
+	for _, at := range secretFields.FindAllStringSubmatchIndex(s, -1) {
+		for i := 2; i < len(at); i += 2 {
+			if at[i] < at[i+1] {
+				spans = append(spans, span{at[i], at[i+1]})
+			}
+		}
+	}
+	return replaceSpans(s, spans)
 }
 
 // serverText is a server's text, or a part of it, as an Error has it: without
