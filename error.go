@@ -123,6 +123,9 @@ func (c Class) phrase() string {
 // errors.Is and errors.As, not with a type assertion. What errors.As finds is
 // the cause as it was, secrets and all.
 //
+// http.Client wraps it in a url.Error of its own, which shows the query: print
+// what [Check] returns instead.
+//
 // In JSON it is an object with the members "time", "class" (as Class.String
 // has it), "status", "code", "type", "param", "message", "cause", "request_id",
 // "attempts" and "retry_after" (in nanoseconds). All but the first two are left
@@ -174,15 +177,15 @@ func (e *Error) request() *http.Request {
 	return e.req
 }
 
-// A hiddenCause is a cause that has, or may have, a secret in its fields. Its
+// A hiddenError is a cause that has, or may have, a secret in its fields. Its
 // text has none.
-type hiddenCause struct {
+type hiddenError struct {
 	text  string
 	cause func() error // where reflection does not find it
 }
 
-func (h *hiddenCause) Error() string { return h.text }
-func (h *hiddenCause) Unwrap() error { return h.cause() }
+func (h *hiddenError) Error() string { return h.text }
+func (h *hiddenError) Unwrap() error { return h.cause() }
 
 // shownCause returns err as an Error may have it. With text, what err says
 // without secrets, it is hidden unless all that is in it is known to be harmless:
@@ -191,14 +194,14 @@ func shownCause(err error, text string) error {
 	if err == nil || text == err.Error() && !inTree(err, mayHold) {
 		return err
 	}
-	return &hiddenCause{text: text, cause: func() error { return err }}
+	return &hiddenError{text: text, cause: func() error { return err }}
 }
 
 // mayHold reports whether err itself, besides its text, may hold a secret: a
 // struct of somebody's may have a request in it.
 func mayHold(err error) bool {
 	switch err.(type) { //nolint:errorlint // walks the tree
-	case *Error, *hiddenCause, *cancellation:
+	case *Error, *hiddenError, *cancellation:
 		return false
 	case *url.Error:
 		return true
@@ -307,8 +310,6 @@ func (e *Error) Retryable() bool {
 }
 
 // Format prints the error as Error has it, and as a Go value for %#v.
-//
-//nolint:gocritic // by value: a copy is printed, too
 func (e Error) Format(f fmt.State, verb rune) {
 	if verb != 'v' || !f.Flag('#') {
 		fmt.Fprintf(f, fmt.FormatString(f, verb), e.Error())
@@ -331,8 +332,6 @@ func (e Error) Format(f fmt.State, verb rune) {
 }
 
 // MarshalJSON returns the error's fields as an object, without secrets.
-//
-//nolint:gocritic // by value: a copy is encoded, too
 func (e Error) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Time       time.Time     `json:"time"`
@@ -350,8 +349,6 @@ func (e Error) MarshalJSON() ([]byte, error) {
 }
 
 // LogValue returns the error's fields as a group, without secrets.
-//
-//nolint:gocritic // by value: a copy is logged, too
 func (e Error) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("class", e.Class.String()))

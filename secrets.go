@@ -77,6 +77,9 @@ func (set *secretSet) add(value string, credential bool) {
 	if plus := strings.ReplaceAll(value, " ", "+"); plus != value { // as in a query
 		set.add(plus, credential)
 	}
+	if plain, err := url.PathUnescape(value); err == nil && plain != value { // as in a cookie
+		set.add(plain, credential)
+	}
 	key := keyLike(value) || likeCredential(value)
 	parts := strings.ContainsAny(strings.TrimRight(value, "="), " =;,") // of which each is there by itself
 	*set = append(*set, secret{
@@ -118,6 +121,13 @@ func (set *secretSet) addHeader(v string, credential bool) {
 	}
 }
 
+// plainParameters are those of a query that a server may well name in its
+// message, and that say only what was asked for.
+var plainParameters = map[string]bool{
+	"alt": true, "api-version": true, "encoding": true, "format": true, "lang": true, "language": true, "model": true,
+	"sample_rate": true, "stream": true, "version": true,
+}
+
 func (set *secretSet) addURL(u *url.URL) {
 	if u == nil {
 		return
@@ -130,9 +140,12 @@ func (set *secretSet) addURL(u *url.URL) {
 			}
 			continue
 		}
+		if plainParameters[strings.ToLower(name)] {
+			continue
+		}
 		set.add(raw, credentialName(name))
-		if value, err := url.QueryUnescape(raw); err == nil && value != raw {
-			set.add(value, credentialName(name))
+		if plus := strings.ReplaceAll(raw, "+", " "); plus != raw {
+			set.add(plus, credentialName(name))
 		}
 	}
 	if u.User != nil {
@@ -145,11 +158,13 @@ func (set *secretSet) addURL(u *url.URL) {
 	for segment, key := range pathSegments(u.EscapedPath()) {
 		if key {
 			set.add(segment, true)
-			if plain, err := url.PathUnescape(segment); err == nil && plain != segment {
-				set.add(plain, true)
+			// "bot123:ABC": the token is one without the rest, too.
+			plain, err := url.PathUnescape(segment)
+			if err != nil {
+				plain = segment
 			}
-			// "bot123:ABC": the token is one without the word, too.
-			if token, ok := strings.CutPrefix(segment, "bot"); ok {
+			if _, token, ok := strings.Cut(plain, ":"); ok {
+				set.add(strings.TrimPrefix(plain, "bot"), true)
 				set.add(token, true)
 			}
 		}
