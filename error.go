@@ -381,6 +381,10 @@ func misconfigured(format string, args ...any) *Error {
 // refusal is the Error of a request that was not sent because of one of our
 // own layers, which says why in cause. It may be sent after wait.
 func refusal(c Class, wait time.Duration, cause error) *Error {
-	text := causeText(cause, nil)
-	return &Error{Class: c, RetryAfter: wait, Time: time.Now(), Err: shownCause(cause, text), cause: text, unsent: true}
+	e := &Error{Class: c, RetryAfter: wait, Time: time.Now(), Err: cause, unsent: true}
+	if errors.Unwrap(cause) != nil { // somebody else's, such as a Limiter's
+		e.cause = causeText(cause, nil)
+		e.Err = shownCause(cause, e.cause)
+	}
+	return e
 }

@@ -19,6 +19,8 @@ type secret struct {
 	value string
 	fold  bool // a credential: in any case, and encoded, too
 	cut   bool // one that no word is like: also without a third of it
+
+	forms []string // the ways to write it that are looked for, its own first
 }
 
 func (s *secret) level() int {
@@ -61,7 +63,11 @@ func secretsOf(req *http.Request) []secret {
 		return cmp.Or(len(b.value)-len(a.value), strings.Compare(a.value, b.value), cmp.Compare(b.level(), a.level()))
 	})
 	found = slices.CompactFunc(found, func(a, b secret) bool { return a.value == b.value })
-	return found[:min(len(found), maxSecrets)]
+	found = found[:min(len(found), maxSecrets)]
+	for i := range found {
+		found[i].setForms()
+	}
+	return found
 }
 
 type secretSet []secret
@@ -369,10 +375,6 @@ func withoutEchoes(s string, secrets []secret) string {
 		return s
 	}
 	var spans []span
-	forms := make([][]string, len(secrets))
-	for i := range secrets {
-		forms[i] = secrets[i].forms()
-	}
 	v, more := view{text: s}, true
 	for depth := 0; more && depth < 3; depth++ { // as it is, and unescaped, also twice
 		lower := lowerASCII(v.text)
@@ -381,7 +383,7 @@ func withoutEchoes(s string, secrets []secret) string {
 			if secrets[i].fold {
 				text = lower
 			}
-			for n, form := range forms[i] {
+			for n, form := range secrets[i].forms {
 				for at := range occurrences(text, form, secrets[i].cut) {
 					if n > 0 { // the rest of what is encoded
 						at.to += tailOf(v.text[at.to:])
@@ -433,24 +435,25 @@ func replaceSpans(s string, spans []span) string {
 	return b.String()
 }
 
-// forms are the ways to write s that are looked for, its own first.
-func (s *secret) forms() []string {
+// setForms sets the forms of s, once for all the texts that it is looked for in.
+func (s *secret) setForms() {
 	if !s.fold {
-		return []string{s.value}
+		s.forms = []string{s.value}
+		return
 	}
-	forms := []string{lowerASCII(s.value)}
-	forms = append(forms, hex.EncodeToString([]byte(s.value)))
+	s.forms = append(make([]string, 0, 8), lowerASCII(s.value), hex.EncodeToString([]byte(s.value)))
 	for before := range 3 { // bytes of something else that are encoded with it
-		for _, encoding := range [...]*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-			text := encoding.EncodeToString(append(make([]byte, before, before+len(s.value)), s.value...))
-			text = text[(before*8+5)/6:]
-			if (before+len(s.value))%3 != 0 {
-				text = text[:len(text)-1] // half of it depends on what follows
-			}
-			forms = append(forms, lowerASCII(text))
+		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, before, before+len(s.value)), s.value...))
+		text = text[(before*8+5)/6:]
+		if (before+len(s.value))%3 != 0 {
+			text = text[:len(text)-1] // half of it depends on what follows
+		}
+		text = lowerASCII(text)
+		s.forms = append(s.forms, text)
+		if inURL := strings.NewReplacer("+", "-", "/", "_").Replace(text); inURL != text {
+			s.forms = append(s.forms, inURL)
 		}
 	}
-	return slices.Compact(forms)
 }
 
 // occurrences yields where in text the form of a secret is: all of it, and if cut
