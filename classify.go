@@ -91,7 +91,11 @@ func ClassOf(err error) Class {
 // few comparisons.
 func judge(req *http.Request, resp *http.Response, err error) *Error {
 	if err != nil {
-		return judgeError(req, err)
+		e, anew := judgeNoAnswer(req, err)
+		if anew {
+			e.Err = shownCause(err, e.cause)
+		}
+		return e
 	}
 	if resp.StatusCode < 400 {
 		return judgeOpening(req, resp, verdictIn(resp.Body))
@@ -170,11 +174,11 @@ func (x *exchange) says(body said) *Error {
 		Type:       shown(ev.kind),
 		Param:      shown(ev.param),
 		Message:    shown(ev.message),
-		RequestID:  shown(requestID(x.header, ev.requestID)),
+		RequestID:  shownID(x.header, ev.requestID, secrets),
 		Attempts:   x.attempts,
 		Time:       now,
-		req:        x.req,
-		header:     x.header,
+		origin:     originOf(x.req),
+		header:     plainHeader(x.header, secrets),
 	}
 	e.again = ev.again(e.Class)
 	switch {
@@ -202,21 +206,22 @@ func serverHeader(resp *http.Response) http.Header {
 // broke is the Error of an answer whose body ended before its time.
 func (x *exchange) broke(c Class, cause error) *Error {
 	secrets := x.secrets()
+	text := causeText(cause, secrets)
 	return &Error{
 		Class:      c,
 		StatusCode: x.status,
-		RequestID:  serverText(requestID(x.header, ""), secrets),
+		RequestID:  shownID(x.header, "", secrets),
 		Attempts:   x.attempts,
 		Time:       time.Now(),
-		Err:        cause,
-		cause:      causeText(cause, secrets),
-		req:        x.req,
-		header:     x.header,
+		Err:        shownCause(cause, text),
+		cause:      text,
+		origin:     originOf(x.req),
+		header:     plainHeader(x.header, secrets),
 	}
 }
 
 // secrets are those of the request, and those that a base may have added.
-func (x *exchange) secrets() []string {
+func (x *exchange) secrets() []secret {
 	secrets := secretsOf(x.req)
 	if x.sent != x.req {
 		secrets = append(secrets, secretsOf(x.sent)...)
@@ -238,38 +243,48 @@ func requestID(h http.Header, fromBody string) string {
 		"X-Request-Id", "Request-Id", "Apim-Request-Id", "X-Amzn-Requestid", "X-Ms-Client-Request-Id", "X-Github-Request-Id",
 	} {
 		if id := h.Get(name); id != "" {
-			return capped(id, 256)
+			return id
 		}
 	}
-	if fromBody != "" {
-		return capped(fromBody, 256)
-	}
-	return capped(h.Get("Cf-Ray"), 256)
+	return cmp.Or(fromBody, h.Get("Cf-Ray"))
 }
 
-// judgeError is judge for a request that got no answer.
+// shownID is requestID without secrets, and cut only then: nobody recognises half
+// of one.
+func shownID(h http.Header, fromBody string, secrets []secret) string {
+	return capped(serverText(requestID(h, fromBody), secrets), 256)
+}
+
+// judgeError is judge for a request that got no answer, with err itself as the
+// cause.
 func judgeError(req *http.Request, err error) *Error {
+	e, _ := judgeNoAnswer(req, err)
+	return e
+}
+
+// judgeNoAnswer reports with an Error whether it is made anew, or is in err.
+func judgeNoAnswer(req *http.Request, err error) (e *Error, anew bool) {
 	v, wait, other := elsewhere(req, err)
 	ended := req != nil && gone(req) != nil && endOfContext(err) // by the caller, whatever somebody made of it
 	if e, ok := errors.AsType[*Error](err); ok && !ended && !other {
 		if e.unsent && !unsentInAll(err, nothing) {
 			sent := *e
 			sent.unsent = false
-			return &sent
+			return &sent, false
 		}
-		return e
+		return e, false
 	}
-	e := &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), req: req}
+	e = &Error{Time: time.Now(), Err: err, cause: causeText(err, secretsOf(req)), origin: originOf(req)}
 	if req != nil {
 		e.Attempts = attemptOf(req)
 		if gone(req) != nil {
-			return e
+			return e, true
 		}
 	}
 	// The end of a context is its owner's doing. If the caller's has not ended,
 	// a deadline was the base's own: a timeout like any other.
 	if endOfContext(err) && (req == nil || !errors.Is(err, context.DeadlineExceeded)) {
-		return e
+		return e, true
 	}
 	known := other
 	if !other {
@@ -281,7 +296,7 @@ func judgeError(req *http.Request, err error) *Error {
 	}
 	e.Class, e.again, e.unsent, e.RetryAfter = v.class, v.again, v.unsent, wait
 	e.foreign = other || !known && !met(err)
-	return e
+	return e, true
 }
 
 // endOfContext reports whether err is the end of somebody's context, as it is:

@@ -1,10 +1,14 @@
 package sturdy
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -112,7 +116,22 @@ func (c Class) phrase() string {
 // [Check].
 //
 // Its fields hold no credential: where the server repeated one in its message,
-// it is replaced by "[redacted]".
+// it is replaced by "[redacted]". Nor does anything that prints it, by value or by
+// pointer: package fmt with any verb, log/slog, encoding/json, and what shows
+// fields by reflection, such as a failed assertion. A cause that may hold one,
+// such as a url.Error, is wrapped in an error without for that: find it with
+// errors.Is and errors.As, not with a type assertion. What errors.As finds is
+// the cause as it was, secrets and all.
+//
+// http.Client wraps it in a url.Error of its own, which shows the query: print
+// what [Check] returns instead.
+//
+// In JSON it is an object with the members "time", "class" (as Class.String
+// has it), "status", "code", "type", "param", "message", "cause", "request_id",
+// "attempts" and "retry_after" (in nanoseconds). All but the first two are left
+// out where they are zero or empty.
+//
+//nolint:recvcheck // an error by pointer; what prints it does so by value, too
 type Error struct {
 	Class      Class         // 0 if the failure is the caller's own doing
 	StatusCode int           // 0 if there was no response
@@ -124,7 +143,7 @@ type Error struct {
 	RetryAfter time.Duration // how long the server asked to wait, or until the circuit or the turn comes; 0 if unknown
 	Attempts   int           // how many times the request was sent; 0 if it was not
 	Time       time.Time     // when it failed
-	Err        error         `json:"-"` // the cause, for errors.As; nil for an answer
+	Err        error         // the cause, for errors.As; nil for an answer
 
 	cause     string    // Err's text without secrets; set with Err
 	again     again     // what the evidence says of sending it again
@@ -134,10 +153,66 @@ type Error struct {
 	alone     bool      // and holds nobody else
 	foreign   bool      // it says nothing of the server: a base made it up, or it is of another request
 
-	// For Report.
-	req     *http.Request
-	header  http.Header // of the response
-	history []Attempt   // those before the last
+	// For Report. What shows fields by reflection does not look into a function.
+	origin  func() *http.Request // nil if unknown
+	header  http.Header          // of the response, as it may be shown
+	history []Attempt            // those before the last
+}
+
+// originOf keeps req where reflection does not find it.
+func originOf(req *http.Request) func() *http.Request {
+	if req == nil {
+		return nil
+	}
+	return func() *http.Request { return req }
+}
+
+// request is the one that failed; nil if it is not known.
+func (e *Error) request() *http.Request {
+	if e.origin == nil {
+		return nil
+	}
+	return e.origin()
+}
+
+// A hiddenError is a cause that has, or may have, a secret in its fields. Its
+// text has none.
+type hiddenError struct {
+	text  string
+	cause func() error // where reflection does not find it
+}
+
+func (h *hiddenError) Error() string { return h.text }
+func (h *hiddenError) Unwrap() error { return h.cause() }
+
+// shownCause returns err as an Error may have it. With text, what err says
+// without secrets, it is hidden unless all that is in it is known to be harmless:
+// to hide it costs those who compare Err itself.
+func shownCause(err error, text string) error {
+	if err == nil || text == err.Error() && !inTree(err, mayHold) {
+		return err
+	}
+	return &hiddenError{text: text, cause: func() error { return err }}
+}
+
+// mayHold reports whether err itself, besides its text, may hold a secret: a
+// struct of somebody's may have a request in it.
+func mayHold(err error) bool {
+	switch err.(type) { //nolint:errorlint // walks the tree
+	case *Error, *hiddenError, *cancellation:
+		return false
+	case *url.Error:
+		return true
+	}
+	t := reflect.TypeOf(err)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.PkgPath() {
+	case "errors", "fmt", "context", "io":
+		return false
+	}
+	return t.Kind() == reflect.Struct && t.NumField() > 0 && !typeOfNetwork(err)
 }
 
 // again is what the evidence of a failure, beyond its class, says of sending
@@ -232,8 +307,47 @@ func (e *Error) Retryable() bool {
 	return false
 }
 
+// Format prints the error as Error has it, and as a Go value for %#v.
+func (e Error) Format(f fmt.State, verb rune) {
+	if verb != 'v' || !f.Flag('#') {
+		fmt.Fprintf(f, fmt.FormatString(f, verb), e.Error())
+		return
+	}
+	var b strings.Builder
+	b.WriteString("sturdy.Error{Class:" + e.Class.String())
+	for _, field := range [...]struct {
+		name  string
+		value any
+	}{
+		{"StatusCode", e.StatusCode}, {"Code", e.Code}, {"Type", e.Type}, {"Param", e.Param}, {"Message", e.Message},
+		{"RequestID", e.RequestID}, {"RetryAfter", e.RetryAfter}, {"Attempts", e.Attempts}, {"Err", e.causeText()},
+	} {
+		if !reflect.ValueOf(field.value).IsZero() {
+			fmt.Fprintf(&b, ", %s:%#v", field.name, field.value)
+		}
+	}
+	_, _ = io.WriteString(f, b.String()+"}")
+}
+
+// MarshalJSON returns the error's fields as an object, without secrets.
+func (e Error) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Time       time.Time     `json:"time"`
+		Class      string        `json:"class"`
+		StatusCode int           `json:"status,omitempty"`
+		Code       string        `json:"code,omitempty"`
+		Type       string        `json:"type,omitempty"`
+		Param      string        `json:"param,omitempty"`
+		Message    string        `json:"message,omitempty"`
+		Cause      string        `json:"cause,omitempty"`
+		RequestID  string        `json:"request_id,omitempty"`
+		Attempts   int           `json:"attempts,omitempty"`
+		RetryAfter time.Duration `json:"retry_after,omitempty"`
+	}{e.Time, e.Class.String(), e.StatusCode, e.Code, e.Type, e.Param, e.Message, e.causeText(), e.RequestID, e.Attempts, e.RetryAfter})
+}
+
 // LogValue returns the error's fields as a group, without secrets.
-func (e *Error) LogValue() slog.Value {
+func (e Error) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("class", e.Class.String()))
 	if e.StatusCode != 0 {
@@ -265,5 +379,10 @@ func misconfigured(format string, args ...any) *Error {
 // refusal is the Error of a request that was not sent because of one of our
 // own layers, which says why in cause. It may be sent after wait.
 func refusal(c Class, wait time.Duration, cause error) *Error {
-	return &Error{Class: c, RetryAfter: wait, Time: time.Now(), Err: cause, unsent: true}
+	e := &Error{Class: c, RetryAfter: wait, Time: time.Now(), Err: cause, unsent: true}
+	if errors.Unwrap(cause) != nil { // somebody else's, such as a Limiter's
+		e.cause = causeText(cause, nil)
+		e.Err = shownCause(cause, e.cause)
+	}
+	return e
 }

@@ -32,7 +32,8 @@ const (
 	EventClose    EventKind = "close"     // Breaker: the circuit closed
 )
 
-// An Event is something that a layer did. There is no secret in it.
+// An Event is something that a layer did. There is no secret in it, but for the
+// cause that errors.As finds in its Err.
 //
 // Observe functions are called in the goroutine of the request that caused the
 // event, or of its body's reader, with that request's context and outside every lock. They should

@@ -3,7 +3,9 @@ package sturdy
 import (
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -34,87 +36,14 @@ func isPlainHeader(name string) bool {
 	return plainHeaders[name] || strings.HasPrefix(name, "X-Stainless-") || strings.Contains(name, "Ratelimit") || strings.Contains(name, "Rate-Limit")
 }
 
-// secretsOf returns the strings of req that must not be shown, wherever a
-// server may repeat them: the values of headers that are not known to be plain,
-// of the query, and of the URL's user.
-func secretsOf(req *http.Request) []string {
-	if req == nil {
-		return nil
-	}
-	var secrets []string
-	add := func(s string, atLeast int) {
-		if len(s) >= atLeast {
-			secrets = append(secrets, s)
-		}
-	}
-	for name, values := range req.Header {
-		if isPlainHeader(name) {
-			continue
-		}
-		for _, v := range values {
-			atLeast := 8 // shorter ones are "true" or "de" more often than secret
-			if credentialName(name) {
-				atLeast = 3
-			}
-			add(v, atLeast)
-			// "Bearer x", "Basic x", "a=1; b=2": what follows is secret by itself.
-			for word := range strings.FieldsFuncSeq(v, func(r rune) bool { return strings.ContainsRune(" ;,=", r) }) {
-				add(word, 8)
-			}
-			if _, credential, ok := strings.Cut(v, " "); ok && atLeast == 3 {
-				add(credential, atLeast)
-			}
-		}
-	}
-	if user, password, ok := req.BasicAuth(); ok {
-		add(user, 3)
-		add(password, 3)
-	}
-	if req.URL == nil {
-		return secrets
-	}
-	for name, values := range req.URL.Query() {
-		for _, v := range values {
-			atLeast := 8
-			if credentialName(name) {
-				atLeast = 3
-			}
-			add(v, atLeast)
-		}
-	}
-	if u := req.URL.User; u != nil {
-		password, _ := u.Password()
-		add(u.Username(), 3)
-		add(password, 3)
-		_, password, _ = strings.Cut(u.String(), ":") // as a URL writes it
-		add(password, 3)
-	}
-	for _, s := range secrets {
-		add(url.QueryEscape(s), len(s)+1)
-	}
-	// The longest first: one may be part of another.
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
-	return secrets
-}
-
-// credentialName reports whether a header or parameter of this name holds a
-// credential for certain, so that even a short value of it is secret.
-func credentialName(name string) bool {
-	name = strings.ToLower(name)
-	for _, part := range [...]string{"auth", "key", "token", "secret", "cookie", "password", "signature", "sig"} {
-		if strings.Contains(name, part) {
-			return true
-		}
-	}
-	return false
-}
-
 // withoutSecrets replaces secrets in s, and whatever else in it looks like a
-// credential, whole or masked.
-func withoutSecrets(s string, secrets []string) string {
-	for _, secret := range secrets {
-		s = strings.ReplaceAll(s, secret, redacted)
-	}
+// credential, whole or masked, or is one by its place in a URL.
+func withoutSecrets(s string, secrets []secret) string {
+	return withoutCredentials(withoutEchoes(scrubURLs(s, false), secrets))
+}
+
+// withoutCredentials replaces the words of s that look like a credential.
+func withoutCredentials(s string) string {
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
@@ -141,10 +70,31 @@ func withoutSecrets(s string, secrets []string) string {
 	return b.String()
 }
 
+// secretFields are the members of a body, in JSON or as a form has them, that
+// are a credential: of a request for a token, above all.
+var secretFields = regexp.MustCompile(`(?i)(?:\b|_)(?:password|passwd|secret|client_secret|secret_key|private_key|api_key|apikey|access_token|` +
+	`refresh_token|id_token|auth_token|client_assertion|subject_token|actor_token|code_verifier|token|authorization)` +
+	`(?:"\s*:\s*"((?:[^"\\]|\\.)*)|=([^&\s"]+))`)
+
+// withoutFields replaces the credentials in a body that are so by their name.
+func withoutFields(s string) string {
+	var spans []span
+	for _, at := range secretFields.FindAllStringSubmatchIndex(s, -1) {
+		for i := 2; i < len(at); i += 2 {
+			if at[i] < at[i+1] {
+				spans = append(spans, span{at[i], at[i+1]})
+			}
+		}
+	}
+	return replaceSpans(s, spans)
+}
+
 // serverText is a server's text, or a part of it, as an Error has it: without
 // secrets, and in UTF-8 whatever the server's encoding is.
-func serverText(s string, secrets []string) string {
-	return capped(strings.ToValidUTF8(withoutSecrets(s, secrets), "\ufffd"), maxMessage)
+// It is cut once more before, lest a long text costs time for what nobody will
+// see: between two words, and with room for what redaction makes shorter.
+func serverText(s string, secrets []secret) string {
+	return capped(strings.ToValidUTF8(withoutSecrets(cutText(s, textBytes), secrets), "\ufffd"), maxMessage)
 }
 
 // notInCredential reports whether r is no character of a credential: neither of
@@ -180,8 +130,9 @@ func likeCredential(word string) bool {
 }
 
 // causeText is the text of a cause without secrets. The URL of a url.Error, any
-// in the tree, is left out: net/http hides its password, but not its query.
-func causeText(err error, secrets []string) string {
+// in the tree, is left out: net/http hides its password, but not its query. Other
+// URLs in it, and what the servers of other requests said, are no safer.
+func causeText(err error, secrets []secret) string {
 	text := err.Error()
 	inTree(err, func(err error) bool {
 		if u, ok := err.(*url.Error); ok { //nolint:errorlint // walks the tree
@@ -192,9 +143,32 @@ func causeText(err error, secrets []string) string {
 			text = strings.ReplaceAll(text, u.Error(), short)
 			secrets = append(secrets, secretsOf(urlOnly(u.URL))...)
 		}
+		if resp := answerIn(err); resp != nil {
+			secrets = append(secrets, secretsOf(resp.Request)...)
+		}
 		return false // there may be more
 	})
-	return withoutSecrets(text, secrets)
+	return withoutCredentials(withoutEchoes(scrubURLs(withoutQuotedURLs(text), true), secrets))
+}
+
+// withoutQuotedURLs replaces what net/http and net/url quote of a URL that is
+// none: nothing says where in it a secret is.
+func withoutQuotedURLs(s string) string {
+	for _, before := range [...]string{`Location header "`, `parse "`, `invalid port "`} {
+		for from := 0; ; {
+			i := strings.Index(s[from:], before)
+			if i < 0 {
+				break
+			}
+			from += i + len(before) - 1
+			quoted, err := strconv.QuotedPrefix(s[from:])
+			if err != nil {
+				quoted = s[from:]
+			}
+			s = s[:from] + redacted + s[from+len(quoted):]
+		}
+	}
+	return s
 }
 
 // urlOnly is a request of a URL that is known as text alone.

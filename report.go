@@ -15,7 +15,8 @@ import (
 // A Report is what a support desk asks for: who was asked what, and what came
 // of it. Secrets are removed: of headers that are not known to be plain, of the
 // URL's query and of its user, the values are "[redacted]". It can be written
-// as text with WriteTo, as JSON with encoding/json, and logged with log/slog.
+// as text with WriteTo, as JSON with encoding/json, and logged with log/slog. What
+// looks like a key in the URL's path is removed, too.
 type Report struct {
 	Time           time.Time   `json:"time"` // when it failed, in the local time zone
 	Class          string      `json:"class"`
@@ -35,7 +36,7 @@ type Report struct {
 	ResponseHeader http.Header `json:"response_header,omitempty"`
 	RequestBody    string      `json:"request_body,omitempty"` // empty unless AddBody was called
 
-	req *http.Request
+	origin func() *http.Request // for AddBody; a function, for what shows fields by reflection
 }
 
 // An Attempt is one sending of a request that failed, and what it met.
@@ -53,26 +54,26 @@ type Attempt struct {
 // reportBody is how much of a request's body is read for its model, or shown.
 const reportBody = 64 << 10
 
-// Report returns what is known of the failed request. It reads the request and
-// the headers of the response: call it before they are changed.
+// Report returns what is known of the failed request. It reads the request: call
+// it before that is changed.
 func (e *Error) Report() *Report {
 	r := &Report{
 		Time: e.Time, Class: e.Class.String(), StatusCode: e.StatusCode, Code: e.Code, Type: e.Type, Param: e.Param,
-		Message: e.Message, Cause: e.causeText(), RequestID: e.RequestID, Sent: e.Attempts, req: e.req,
+		Message: e.Message, Cause: e.causeText(), RequestID: e.RequestID, Sent: e.Attempts,
 	}
 	r.Attempts = append(r.Attempts, e.history...)
 	if n := len(e.history); n == 0 && e.Attempts > 0 || n > 0 && e.history[n-1].Number < e.Attempts {
 		r.Attempts = append(r.Attempts, e.attempt())
 	}
-	if e.req != nil {
-		r.Method = e.req.Method
-		r.URL = withoutQuery(e.req.URL)
-		r.Model = modelOf(e.req, reportBody)
-		r.RequestHeader = plainHeader(e.req.Header, nil)
+	if req := e.request(); req != nil {
+		secrets := secretsOf(req)
+		r.origin = originOf(req)
+		r.Method = req.Method
+		r.URL = withoutQuery(req.URL, secrets)
+		r.Model = serverText(modelOf(req, reportBody), secrets)
+		r.RequestHeader = plainHeader(req.Header, secrets)
 	}
-	if e.header != nil {
-		r.ResponseHeader = plainHeader(e.header, secretsOf(e.req))
-	}
+	r.ResponseHeader = e.header.Clone()
 	return r
 }
 
@@ -89,9 +90,12 @@ func (e *Error) attempt() Attempt {
 // look like one, but nothing else: a body holds what its caller wrote. It does
 // nothing if the body cannot be had again.
 func (r *Report) AddBody() *Report {
-	if r.req != nil {
-		body := bodyOf(r.req, reportBody)
-		r.RequestBody = withoutSecrets(string(bytes.ToValidUTF8(body, []byte("\ufffd"))), secretsOf(r.req))
+	if r.origin != nil {
+		req := r.origin()
+		// What is beyond the end tells whether the end is in a secret.
+		body := bodyOf(req, reportBody+maxMessage)
+		shown := withoutSecrets(withoutFields(string(bytes.ToValidUTF8(body, []byte("\ufffd")))), secretsOf(req))
+		r.RequestBody = capped(shown, reportBody)
 	}
 	return r
 }
@@ -197,32 +201,43 @@ func writeHeader(b *bytes.Buffer, title string, h http.Header) {
 
 // withoutQuery returns u for display: without its user, and with the names of
 // its query's parameters alone.
-func withoutQuery(u *url.URL) string {
+func withoutQuery(u *url.URL, secrets []secret) string {
 	if u == nil {
 		return ""
 	}
 	var query []string
 	for part := range strings.SplitSeq(u.RawQuery, "&") {
-		if name, _, _ := strings.Cut(part, "="); name != "" {
+		switch name, _, ok := strings.Cut(part, "="); {
+		case ok:
 			query = append(query, name+"="+redacted)
+		case name != "": // no name, perhaps: "?secret"
+			query = append(query, redacted)
 		}
 	}
-	shown := url.URL{
-		Scheme: u.Scheme, Opaque: u.Opaque, Host: u.Host, Path: u.Path, RawPath: u.RawPath, RawQuery: strings.Join(query, "&"),
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Opaque: u.Opaque}
+	text := shown.String()
+	if u.Opaque == "" {
+		text += scrubPath(u.EscapedPath())
 	}
-	return shown.String()
+	if len(query) > 0 {
+		text += "?" + strings.Join(query, "&")
+	}
+	return withoutSecrets(text, secrets)
 }
 
 // plainHeader returns h with the values of all but plain headers replaced, and
 // secrets taken out of those, too.
-func plainHeader(h http.Header, secrets []string) http.Header {
+func plainHeader(h http.Header, secrets []secret) http.Header {
+	if h == nil {
+		return nil
+	}
 	plain := make(http.Header, len(h))
 	for name, values := range h {
 		shown := make([]string, len(values))
 		for i, value := range values {
 			shown[i] = redacted
 			if isPlainHeader(name) {
-				shown[i] = withoutSecrets(capped(value, maxMessage), secrets)
+				shown[i] = serverText(value, secrets)
 			}
 		}
 		plain[name] = shown

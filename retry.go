@@ -494,11 +494,15 @@ func (s *series) ended(err error, attempts int) error {
 		return err
 	}
 	last := s.last.e
-	text := causeText(err, nil) + ", before that " + last.Class.phrase()
-	if last.StatusCode != 0 {
-		text += " (" + strconv.Itoa(last.StatusCode) + ")"
+	text := causeText(err, secretsOf(s.attempt))
+	e := &Error{
+		Class: ErrTimeout, Attempts: attempts, Time: time.Now(), Err: shownCause(err, text), cause: text + ", before that " + last.Class.phrase(),
+		origin: originOf(s.attempt), history: s.history,
 	}
-	return &Error{Class: ErrTimeout, Attempts: attempts, Time: time.Now(), Err: err, cause: text, req: s.attempt, history: s.history}
+	if last.StatusCode != 0 {
+		e.cause += " (" + strconv.Itoa(last.StatusCode) + ")"
+	}
+	return e
 }
 
 // next decides whether another attempt follows the one that failed with e, and

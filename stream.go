@@ -274,8 +274,8 @@ func (b *streamBody) end(err error) error {
 		}
 		return b.failed(b.broke(ErrConnection, errCut))
 	}
-	e := judgeError(b.req, err)
-	if e.Class == 0 || e.Err != err { //nolint:errorlint // the value itself
+	e, anew := judgeNoAnswer(b.req, err)
+	if e.Class == 0 || !anew {
 		return err // the caller's own doing, or told already
 	}
 	broken := b.broke(e.Class, err)

@@ -502,3 +502,34 @@ func FuzzStream(f *testing.F) {
 		}
 	})
 }
+
+// An errorOfMany is an error that can not be compared.
+type errorOfMany []string
+
+func (e errorOfMany) Error() string { return e[0] }
+
+func TestAStreamMayEndWithAnErrorThatCannotBeCompared(t *testing.T) {
+	for name, rt := range map[string]http.RoundTripper{
+		"Stream": &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, errorOfMany{"broken"} })))},
+		"Transport": &Transport{
+			Base:    &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, errorOfMany{"broken"} })))},
+			Timeout: Timeout{Idle: time.Minute, Header: time.Minute},
+			Retry:   Retry{Attempts: 2, MinDelay: 1, MaxDelay: 1},
+		},
+		"no answer": &Transport{
+			Base:    rtFunc(fails(errorOfMany{"broken"})),
+			Timeout: Timeout{Header: time.Minute},
+			Retry:   Retry{Attempts: 2, MinDelay: 1, MaxDelay: 1},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := rt.RoundTrip(get(t))
+			if err == nil {
+				defer resp.Body.Close()
+				_, err = io.ReadAll(resp.Body)
+			}
+			var many errorOfMany
+			require.ErrorAs(t, Check(nil, err), &many)
+		})
+	}
+}

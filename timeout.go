@@ -106,7 +106,12 @@ func (t *Timeout) awaitHeader(
 	if resp != nil {
 		resp.Body.Close() // it came as the clock struck: its body is dead already
 	}
-	e := &Error{Class: ErrTimeout, Attempts: attemptOf(req), Time: time.Now(), Err: t.cause(err), unsent: way.unsent()}
+	cause := t.cause(err)
+	text := causeText(cause, secretsOf(req))
+	e := &Error{
+		Class: ErrTimeout, Attempts: attemptOf(req), Time: time.Now(), Err: shownCause(cause, text), cause: text,
+		origin: originOf(req), unsent: way.unsent(),
+	}
 	w.see(req, Event{Kind: EventTimeout, Wait: t.Header, Err: e})
 	return nil, e
 }
