@@ -12,15 +12,15 @@ import (
 
 func TestThoseWhoWereToldTheSameTimeDoNotComeBackTogether(t *testing.T) {
 	for name, row := range map[string]struct {
-		code int
-		r    Retry
-		most time.Duration // more than was asked for
+		code     int
+		minDelay time.Duration
+		most     time.Duration // more than was asked for
 	}{
-		"429":                     {429, Retry{}, 500 * time.Millisecond},
-		"503":                     {503, Retry{}, 500 * time.Millisecond},
-		"with a long delay":       {503, Retry{MinDelay: 5 * time.Second}, time.Second},
-		"with a short delay":      {503, Retry{MinDelay: 100 * time.Millisecond}, 100 * time.Millisecond},
-		"with a short delay, 429": {429, Retry{MinDelay: 100 * time.Millisecond}, 100 * time.Millisecond},
+		"429":                     {429, 0, 500 * time.Millisecond},
+		"503":                     {503, 0, 500 * time.Millisecond},
+		"with a long delay":       {503, 5 * time.Second, time.Second},
+		"with a short delay":      {503, 100 * time.Millisecond, 100 * time.Millisecond},
+		"with a short delay, 429": {429, 100 * time.Millisecond, 100 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -32,9 +32,7 @@ func TestThoseWhoWereToldTheSameTimeDoNotComeBackTogether(t *testing.T) {
 				for range n {
 					wg.Go(func() {
 						base := script(status(row.code, "Retry-After", "10"), status(200))
-						r := row.r
-						r.Base = base
-						_, err := r.RoundTrip(get(t))
+						_, err := (&Retry{Base: base, MinDelay: row.minDelay}).RoundTrip(get(t))
 						assert.NoError(t, err)
 						mu.Lock()
 						defer mu.Unlock()
