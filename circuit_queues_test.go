@@ -42,7 +42,28 @@ func TestACircuitForgetsAQueueWhereNobodyWaitsForItAnyMore(t *testing.T) {
 					<-done
 				}
 				assert.Empty(t, c.gates)
+				assert.Empty(t, tr.RateLimit.gates.get(key{scheme: "https", host: "api.example.com"}).doors, "nor does the queue know of it")
 			})
 		})
 	}
+}
+
+func TestACircuitRemembersAQueueAsLongAsSomebodyWaitsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		tr := &Transport{Base: base, Breaker: Breaker{MaxWait: 2 * time.Hour}}
+		tr.Breaker.Trip(exampleKey, time.Now().Add(time.Hour))
+		time.AfterFunc(time.Minute, func() { tr.Breaker.Reset(exampleKey) })
+		for range 3 {
+			go func() {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				time.AfterFunc(time.Second, cancel)
+				_, err := tr.RoundTrip(get(t).WithContext(ctx))
+				assert.ErrorIs(t, err, context.Canceled)
+			}()
+		}
+		require.NoError(t, sendAll(t, tr, 1)[0])
+		assert.Equal(t, []time.Duration{time.Minute}, base.times())
+	})
 }

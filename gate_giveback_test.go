@@ -3,6 +3,7 @@ package sturdy
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,5 +94,108 @@ func TestTheUnitsOfOneWhoLeavesAfterItsTurnAreTheNextOnes(t *testing.T) {
 		costs = 150
 		sendAll(t, l, 1)
 		assert.Equal(t, []time.Duration{0, 15 * time.Second}, base.times())
+	})
+}
+
+func TestTheTokenOfOneWhoLeavesIsTheNextOnesAlsoAtALearnedRate(t *testing.T) {
+	refused := func(t *testing.T) (*RateLimit, *steps) {
+		base := script(status(429), status(200))
+		l := &RateLimit{Base: base}
+		_, err := l.RoundTrip(get(t))
+		require.NoError(t, err)
+		return l, base
+	}
+	var turn time.Duration // of the second request
+	synctest.Test(t, func(t *testing.T) {
+		l, base := refused(t)
+		sendAll(t, l, 1)
+		turn = base.times()[1]
+		require.Positive(t, turn)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l, base := refused(t)
+		leavesLate(t, l, turn+time.Millisecond, get(t))
+		sendAll(t, l, 1)
+		assert.Equal(t, turn+time.Millisecond, base.times()[1])
+	})
+}
+
+func TestWhenOneLeavesTheNextMovesUpAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Limit: 1}
+		sendAll(t, l, 1)
+		done := make(chan struct{})
+		time.AfterFunc(time.Second/2, func() {
+			sent := make(chan error)
+			go func() { sent <- sendAll(t, l, 1)[0] }()
+			assert.NoError(t, <-sent)
+			close(done)
+		})
+		var queued atomic.Int32
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		l.Observe = func(_ context.Context, ev Event) {
+			if ev.Kind == EventQueue && queued.Add(1) == 1 {
+				time.Sleep(1500 * time.Millisecond)
+				cancel()
+			}
+		}
+		_, err := l.RoundTrip(get(t).WithContext(ctx)) // its turn came after a second
+		require.ErrorIs(t, err, context.Canceled)
+		<-done
+		assert.Equal(t, []time.Duration{0, 1500 * time.Millisecond}, base.times())
+	})
+}
+
+func TestWhenTheHeadOfTheQueueGivesUpTheNextMovesUpAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		l := &RateLimit{Base: base, Tokens: 10, Cost: func(req *http.Request) int { return int(req.ContentLength) }}
+		send := func(ctx context.Context, units int64) error {
+			req := get(t).WithContext(ctx)
+			req.ContentLength = units
+			_, err := l.RoundTrip(req)
+			return err
+		}
+		require.NoError(t, send(t.Context(), 600))
+		ctx, cancel := context.WithCancel(t.Context())
+		gaveUp := make(chan error)
+		go func() { gaveUp <- send(ctx, 500) }()
+		synctest.Wait()
+		time.AfterFunc(5*time.Second, cancel)
+		require.NoError(t, send(t.Context(), 10))
+		require.ErrorIs(t, <-gaveUp, context.Canceled)
+		assert.Equal(t, []time.Duration{0, 5 * time.Second}, base.times())
+	})
+}
+
+func TestAProbeOfOneWhoLeavesAfterItsTurnIsTheNextOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(500), status(200))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		tr := &Transport{Base: base, Retry: Retry{Attempts: -1}, Breaker: Breaker{Failures: 1, OpenFor: 10 * time.Second, MaxOpen: 10 * time.Second}}
+		_, err := tr.RoundTrip(get(t))
+		require.NoError(t, err)
+		tr.Observe = func(_ context.Context, ev Event) {
+			if ev.Kind == EventQueue {
+				time.Sleep(15 * time.Second) // it became the probe after 10
+				cancel()
+			}
+		}
+		_, err = tr.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, context.Canceled)
+		tr.Observe = nil
+		require.NoError(t, sendAll(t, tr, 1)[0])
+		assert.Equal(t, 15*time.Second, base.times()[1])
+	})
+}
+
+func TestAHookThatPanicsLeavesNobodyInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &RateLimit{Base: script(status(429, "Retry-After", "1")), Observe: func(context.Context, Event) { panic("hook") }}
+		assert.PanicsWithValue(t, "hook", func() { _, _ = l.RoundTrip(get(t)) })
+		assert.Zero(t, l.Limits()[0].InFlight)
 	})
 }

@@ -3,6 +3,7 @@ package sturdy
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,21 +18,66 @@ func getFrom(t *testing.T, host string) *http.Request {
 	return newRequest(t, http.MethodGet, "https://"+host+"/", http.NoBody)
 }
 
-func TestAPauseIsNotForgottenForOtherKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		base := script(status(429, "Retry-After", "60"), status(200))
-		l := &RateLimit{Base: base, Key: byHost, Fixed: true} // so that a pause is all that there is to know
-		_, err := l.RoundTrip(getFrom(t, "paused"))
-		require.NoError(t, err)
-		for i := range 2 * maxKeys {
-			_, err := l.RoundTrip(getFrom(t, fmt.Sprint("other", i)))
-			require.NoError(t, err)
-		}
-		require.Zero(t, time.Since(base.began))
-		_, err = l.RoundTrip(getFrom(t, "paused"))
-		require.NoError(t, err)
-		assert.Equal(t, time.Minute, time.Since(base.began))
-	})
+func TestWhatHoldsAKeyIsNotForgottenForOtherKeys(t *testing.T) {
+	for name, row := range map[string]struct {
+		limit func() *RateLimit
+		first func(*http.Request) (*http.Response, error) // what the key's first request meets
+		held  time.Duration                               // for how long the next is
+	}{
+		"a pause":            {func() *RateLimit { return &RateLimit{Fixed: true} }, status(429, "Retry-After", "60"), time.Minute},
+		"the caller's limit": {func() *RateLimit { return &RateLimit{Limit: 0.1} }, status(200), 10 * time.Second},
+		"the caller's tokens": {
+			func() *RateLimit {
+				return &RateLimit{Tokens: 1, Cost: func(req *http.Request) int {
+					if req.URL.Host == "held" {
+						return 60
+					}
+					return 0
+				}}
+			}, status(200), time.Minute,
+		},
+		"headers": {
+			func() *RateLimit { return &RateLimit{} }, status(429, "X-RateLimit-Limit-Requests", "10", "X-RateLimit-Remaining-Requests", "0", "X-RateLimit-Reset-Requests", "60s"),
+			time.Minute,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := script(row.first, status(200))
+				l := row.limit()
+				l.Base, l.Key = base, byHost
+				_, err := l.RoundTrip(getFrom(t, "held"))
+				require.NoError(t, err)
+				for i := range 2 * maxKeys {
+					_, err := l.RoundTrip(getFrom(t, fmt.Sprint("other", i)))
+					require.NoError(t, err)
+				}
+				require.Zero(t, time.Since(base.began))
+				_, err = l.RoundTrip(getFrom(t, "held"))
+				require.NoError(t, err)
+				assert.InEpsilon(t, row.held, time.Since(base.began), 0.2)
+			})
+		})
+	}
+}
+
+func TestALearnedRateIsNotForgottenForOtherKeysBeforeItIsOld(t *testing.T) {
+	for old, known := range map[time.Duration]bool{0: true, time.Minute: true, 2 * paceForget: false} {
+		t.Run(old.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &RateLimit{Base: script(status(429), status(200)), Key: byHost}
+				_, err := l.RoundTrip(getFrom(t, "held"))
+				require.NoError(t, err)
+				require.Equal(t, "refusals", l.Limits()[0].Source)
+				time.Sleep(old)
+				for i := range maxKeys {
+					_, err := l.RoundTrip(getFrom(t, fmt.Sprint("other", i)))
+					require.NoError(t, err)
+				}
+				assert.Equal(t, known, slices.ContainsFunc(l.Limits(), func(s LimitState) bool { return s.Key == "held" }))
+			})
+		})
+	}
 }
 
 // RateLimit paces those that were refused. It cannot pace those of a key that it has
