@@ -241,7 +241,13 @@ func (r *rewriter) replace(n ast.Node, with func(inner string) string) {
 
 // mutant makes a mutant of n, and returns how its code asks for it.
 func (r *rewriter) mutant(n ast.Node, change string) (on string, id int) {
-	m := &mutant{id: r.next, file: r.file, line: r.fset.Position(n.Pos()).Line, within: r.function(), text: oneLine(r.original(n)), change: oneLine(change)}
+	text := r.original(n)
+	if _, ok := n.(*ast.BasicLit); ok { // which says nothing by itself
+		parent := r.stack[len(r.stack)-1]
+		from, at := r.offset(parent.Pos()), r.offset(n.Pos())
+		text, change = r.original(parent), string(r.source[from:at])+"("+change+")"+string(r.source[at+len(text):r.offset(parent.End())])
+	}
+	m := &mutant{id: r.next, file: r.file, line: r.fset.Position(n.Pos()).Line, within: r.function(), text: oneLine(text), change: oneLine(change)}
 	r.next++
 	r.seen[m.key()]++
 	m.nth = r.seen[m.key()]
@@ -449,7 +455,7 @@ func (r *rewriter) expression(e ast.Expr) {
 			r.otherwise(e, map[string]string{"true": "false", "false": "true"}[e.Name])
 		}
 	case *ast.BasicLit:
-		if e.Kind == token.INT && !r.constant() {
+		if e.Kind == token.INT && !r.fixed(e) {
 			r.pick(e, e.Value+" + 1")
 			if b, ok := r.info.TypeOf(e).Underlying().(*types.Basic); ok && (e.Value != "0" || b.Info()&types.IsUnsigned == 0) {
 				r.pick(e, e.Value+" - 1")
@@ -471,16 +477,24 @@ func (r *rewriter) operand(e ast.Expr) {
 	}
 }
 
-// constant reports whether the node that was visited last must be a constant:
-// the operand of a shift, or the key in a literal.
-func (r *rewriter) constant() bool {
-	switch parent := r.stack[len(r.stack)-1].(type) {
-	case *ast.BinaryExpr:
-		return parent.Op == token.SHL || parent.Op == token.SHR
+// fixed reports whether an integer that was visited last is no mutant: it must be
+// a constant, it is a boundary, which has mutants of its own, or it is a nanosecond.
+func (r *rewriter) fixed(e *ast.BasicLit) bool {
+	parent := r.stack[len(r.stack)-1]
+	op := token.ILLEGAL
+	switch parent := parent.(type) {
 	case *ast.KeyValueExpr:
 		return true
+	case *ast.BinaryExpr:
+		op = parent.Op
 	}
-	return false
+	switch op {
+	case token.SHL, token.SHR, token.LSS, token.LEQ, token.GTR, token.GEQ:
+		return true
+	case token.MUL, token.QUO:
+		return false
+	}
+	return types.TypeString(r.info.TypeOf(e), nil) == "time.Duration"
 }
 
 // pick makes a mutant of an expression of any type.

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,7 +30,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.dir, "dir", ".", "the folder of the package")
 	flag.StringVar(&o.list, "list", "", "the file with the known survivors")
-	flag.StringVar(&o.only, "only", "", "make only the mutants whose function, text or change contains this")
+	flag.StringVar(&o.only, "only", "", "make only the mutants whose function, text or change contains this, or those that a file names: @file")
 	flag.StringVar(&o.tests, "run", ".", "the tests that are run")
 	flag.StringVar(&o.skip, "skip", "^TestSim", "tests that are not run")
 	flag.IntVar(&o.workers, "j", 1, "how many mutants are tried at once")
@@ -83,16 +84,31 @@ func (o *options) run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	chosen, err := o.chosen()
+	if err != nil {
+		return err
+	}
 	known, err := readList(o.list)
 	if err != nil {
 		return err
 	}
-	r := &runner{options: *o, dir: dir, tmp: tmp, binary: binary, all: all}
+	r := &runner{options: *o, dir: dir, tmp: tmp, binary: binary, all: slices.DeleteFunc(all, func(m *mutant) bool { return !chosen(m.key()) })}
 	if err := r.reach(); err != nil {
 		return err
 	}
 	r.tryAll()
-	return report(out, o, all, known, time.Since(began))
+	return report(out, o, r.all, known, time.Since(began))
+}
+
+// chosen returns which mutants are tried.
+func (o *options) chosen() (func(key string) bool, error) {
+	file, ok := strings.CutPrefix(o.only, "@")
+	if !ok {
+		return func(key string) bool { return strings.Contains(key, o.only) }, nil
+	}
+	text, err := os.ReadFile(file)
+	keys := strings.Split(string(text), "\n")
+	return func(key string) bool { return slices.Contains(keys, key) }, err
 }
 
 // build compiles the tests of the package in dir, with these files in the place

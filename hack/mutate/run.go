@@ -91,6 +91,10 @@ func (r *runner) reach() error {
 	names := slices.DeleteFunc(strings.Fields(string(listed)), func(name string) bool {
 		return skip.MatchString(name) || strings.HasPrefix(name, "Benchmark")
 	})
+	byID := make(map[int]*mutant, len(r.all))
+	for _, m := range r.all {
+		byID[m.id] = m
+	}
 	var mu sync.Mutex
 	r.each(len(names), func(i int) {
 		file := filepath.Join(r.tmp, "reached-"+names[i])
@@ -106,8 +110,8 @@ func (r *runner) reach() error {
 		}
 		reached, _ := os.ReadFile(file)
 		for line := range strings.Lines(string(reached)) {
-			if id, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && id > 0 && id <= len(r.all) {
-				r.all[id-1].tests = append(r.all[id-1].tests, t)
+			if id, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && byID[id] != nil {
+				byID[id].tests = append(byID[id].tests, t)
 			}
 		}
 	})
@@ -118,11 +122,8 @@ func (r *runner) tryAll() {
 	var done atomic.Int64
 	r.each(len(r.all), func(i int) {
 		m := r.all[i]
-		if strings.Contains(m.key(), r.only) {
-			m.fate = r.try(m)
-			if m.fate == survived || m.fate == unreached {
-				fmt.Fprintf(os.Stderr, "survives: %s:%d: %s\n", m.file, m.line, m.key())
-			}
+		if m.fate = r.try(m); m.fate == survived || m.fate == unreached {
+			fmt.Fprintf(os.Stderr, "survives: %s:%d: %s\n", m.file, m.line, m.key())
 		}
 		if n := done.Add(1); n%50 == 0 {
 			fmt.Fprintf(os.Stderr, "%d of %d\n", n, len(r.all))
@@ -208,7 +209,6 @@ func readList(path string) (map[string]string, error) {
 
 // report prints what became of the mutants, and fails if that is not enough.
 func report(out io.Writer, o *options, all []*mutant, known map[string]string, took time.Duration) error {
-	all = slices.DeleteFunc(slices.Clone(all), func(m *mutant) bool { return !strings.Contains(m.key(), o.only) })
 	var news int
 	stale := make(map[string]bool)
 	for key := range known {
