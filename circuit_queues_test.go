@@ -37,10 +37,12 @@ func TestACircuitForgetsAQueueWhereNobodyWaitsForItAnyMore(t *testing.T) {
 				synctest.Wait()
 				c := tr.Breaker.circuits.get(originKey(get(t)))
 				require.Len(t, c.gates, 1)
+				began := time.Now()
 				end(&tr.Breaker, cancel)
 				for range 3 {
 					<-done
 				}
+				assert.LessOrEqual(t, time.Since(began), time.Minute, "nobody waits for MaxWait")
 				assert.Empty(t, c.gates)
 				assert.Empty(t, tr.RateLimit.gates.get(key{scheme: "https", host: "api.example.com"}).doors, "nor does the queue know of it")
 			})
