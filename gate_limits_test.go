@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,7 +46,7 @@ func TestEachOfSeveralLimitsHolds(t *testing.T) {
 				_, err := l.RoundTrip(get(t))
 				require.NoError(t, err)
 				sendAll(t, l, 1)
-				assert.GreaterOrEqual(t, base.times()[1], 500*time.Millisecond)
+				assert.GreaterOrEqual(t, base.times()[1], 30*time.Second)
 			})
 		})
 	}
@@ -53,15 +54,41 @@ func TestEachOfSeveralLimitsHolds(t *testing.T) {
 
 func TestWhatHasLeftSinceIsOffWhatAnAnswerSaysIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		left := status(200, "X-RateLimit-Limit-Tokens", "1000", "X-RateLimit-Remaining-Tokens", "100", "X-RateLimit-Reset-Tokens", "60s")
+		left := status(200, "X-RateLimit-Limit-Tokens", "1000", "X-RateLimit-Remaining-Tokens", "600", "X-RateLimit-Reset-Tokens", "60s")
 		base := script(after(100*time.Millisecond, left), after(time.Hour, status(200)), status(200))
-		l := &RateLimit{Base: base, Cost: func(*http.Request) int { return 100 }}
+		costs := 300
+		l := &RateLimit{Base: base, Cost: func(*http.Request) int { return costs }}
 		go sendAll(t, l, 1)
 		time.Sleep(50 * time.Millisecond)
 		go sendAll(t, l, 1)
 		time.Sleep(100 * time.Millisecond)
+		costs = 400
 		sendAll(t, l, 1)
-		assert.GreaterOrEqual(t, base.times()[2], time.Second, "the second takes the 100 that were left")
+		assert.GreaterOrEqual(t, base.times()[2], time.Second, "the second takes 300 of the 600 that were left")
 		time.Sleep(time.Hour)
 	})
+}
+
+func TestALookAtTheLimitsSeesAllOfThemOrEndsWhereItIsToEnd(t *testing.T) {
+	g := newGate(1, 1)
+	assert.Empty(t, slices.Collect(g.limits()))
+	a, b, c := new(meter), new(meter), new(meter)
+	g.meters = []*meter{b, c}
+	assert.Equal(t, []*meter{b, c}, slices.Collect(g.limits()))
+	g.tokens = a
+	all := slices.Collect(g.limits())
+	require.Len(t, all, 3)
+	for i, m := range []*meter{a, b, c} {
+		assert.Same(t, m, all[i])
+	}
+	for end := range all {
+		n := 0
+		for range g.limits() {
+			if n == end {
+				break
+			}
+			n++
+		}
+		assert.Equal(t, end, n)
+	}
 }

@@ -46,8 +46,10 @@ type runner struct {
 	mu sync.Mutex // guards kills
 }
 
-// command runs these tests in a process that cannot take all of the memory.
-func (r *runner) command(timeout time.Duration, tests []string, env ...string) (output []byte, timedOut bool, err error) {
+// command runs these tests in a process that cannot take all of the memory. It
+// returns how much of a processor they took, which does not depend on what else
+// the machine does.
+func (r *runner) command(timeout time.Duration, tests []string, env ...string) (output []byte, took time.Duration, timedOut bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -v 8000000; exec "$0" "$@"`, r.binary,
@@ -58,7 +60,10 @@ func (r *runner) command(timeout time.Duration, tests []string, env ...string) (
 	cmd.Stdout, cmd.Stderr = &b, &b
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
-	return b.Bytes(), ctx.Err() != nil, err
+	if s := cmd.ProcessState; s != nil {
+		took = s.UserTime() + s.SystemTime()
+	}
+	return b.Bytes(), took, ctx.Err() != nil, err
 }
 
 // each calls f for each of the numbers below n, as many at once as there are workers.
@@ -98,9 +103,8 @@ func (r *runner) reach() error {
 	var mu sync.Mutex
 	r.each(len(names), func(i int) {
 		file := filepath.Join(r.tmp, "reached-"+names[i])
-		began := time.Now()
-		output, _, err := r.command(time.Minute, names[i:i+1], "MUTANTS_REACHED="+file)
-		t := &test{name: names[i], took: time.Since(began), kills: make(map[string]int)}
+		output, took, _, err := r.command(time.Minute, names[i:i+1], "MUTANTS_REACHED="+file)
+		t := &test{name: names[i], took: max(took, time.Millisecond), kills: make(map[string]int)}
 		t.slow = t.took > r.slow
 		mu.Lock()
 		defer mu.Unlock()
@@ -161,7 +165,7 @@ func (r *runner) try(m *mutant) fate {
 			byName[tests[0].name] = tests[0]
 			tests = tests[1:]
 		}
-		output, timedOut, err := r.command(4*took+3*time.Second, group, "MUTANT="+strconv.Itoa(m.id))
+		output, _, timedOut, err := r.command(10*took+5*time.Second, group, "MUTANT="+strconv.Itoa(m.id))
 		if err == nil {
 			continue
 		}
