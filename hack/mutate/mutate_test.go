@@ -95,7 +95,7 @@ func TestTheListGivesReasonsAndIsUpToDate(t *testing.T) {
 	if out, err := run(t, f, strict, boundary); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := run(t, f, strict, boundary+"m.go: f: a > 1 -> a <= 1\tit dies\n"); err == nil || !strings.Contains(out, "no survivor any more") {
+	if out, err := run(t, f, strict, boundary+"m.go: f: a > 1 -> a <= 1\tit dies\n"); err != nil || !strings.Contains(out, "no survivor this time") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := run(t, f, strict, "m.go: f: a > 1 -> a >= 1\n"); err == nil {
