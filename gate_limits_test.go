@@ -62,6 +62,7 @@ func TestWhatHasLeftSinceIsOffWhatAnAnswerSaysIsLeft(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		go sendAll(t, l, 1)
 		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
 		costs = 400
 		sendAll(t, l, 1)
 		assert.GreaterOrEqual(t, base.times()[2], time.Second, "the second takes 300 of the 600 that were left")
