@@ -5,12 +5,15 @@ GOLANGCI_LINT := v2.15.0
 GOVULNCHECK   := v1.9.0
 
 # The time limit of a package's tests; which benchmarks to run, and how often;
-# the time that each fuzz target gets.
+# the time that each fuzz target gets; which files mutants are made of, and how
+# many are tried at once.
 TIMEOUT  ?= 10m
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 60s
 SOAK     ?= 5m
+MUTATE   ?= gate.go line.go limiter.go turn.go pass.go heed.go retry.go breaker.go
+MUTANTS  ?= 1
 
 MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*' -not -path '*/testdata/*')))
 LINT    := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
@@ -27,7 +30,7 @@ each = @failed=; for dir in $(MODULES); do echo "== $$dir: $(1)"; (cd "$$dir" &&
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s%s\n", $$1, $$2}' Makefile
 
 .PHONY: test
 test: ## Run all that CI tests: gofmt, go mod tidy, go vet, go test -race, simulations
@@ -78,3 +81,7 @@ fuzz: ## Run every fuzz target for a while: make fuzz FUZZTIME=10m
 .PHONY: cover
 cover: ## Tell how much of the code the tests reach; cover.out holds the details
 	$(call each,go test -coverpkg=./... -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1)
+
+.PHONY: mutants
+mutants: ## Tell which small mistakes no test finds: make mutants MUTATE=gate.go
+	cd hack/mutate && go run . -dir ../.. -list survivors.txt -j $(MUTANTS) $(MUTATE)

@@ -119,7 +119,7 @@ func TestShapesOfErrorBodies(t *testing.T) {
 	}
 }
 
-func TestAVerdictIsBoundedInTimeAndMemory(t *testing.T) {
+func TestAVerdictIsBoundedWhateverTheBody(t *testing.T) {
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)
 	for range 64 {
@@ -164,12 +164,9 @@ func TestAVerdictIsBoundedInTimeAndMemory(t *testing.T) {
 
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
-				began := time.Now()
-				e := Classify(resp, nil)
-				took := time.Since(began)
+				e := Classify(resp, nil) // which ends, though some of these bodies do not
 				runtime.ReadMemStats(&after)
 				assert.Equal(t, ErrOverloaded, e.Class)
-				assert.Less(t, took, 300*time.Millisecond)
 				// The other end of the connection is in the same process.
 				assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
 				require.NoError(t, resp.Body.Close(), "the connection is given up")

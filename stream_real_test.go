@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -33,31 +34,29 @@ func streaming(step sturdytest.Step, end http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// silence is how long a stream here may bring nothing: longer than a busy machine
-// makes one wait that flows.
-const silence = 3 * time.Second
-
 func aborting(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
 func TestAStreamThatStallsCostsItsConnectionAndNoMore(t *testing.T) {
 	overBoth(t, func(t *testing.T, p protocol) {
-		gone := make(chan struct{})
-		s := p.serve(t, streaming(sturdytest.Chat{}.Stream().First(3), func(w http.ResponseWriter, r *http.Request) {
-			<-r.Context().Done()
-			close(gone)
-		}))
-		client := &http.Client{Transport: &sturdy.Transport{Base: &sturdy.Stream{Base: s.base}, Timeout: sturdy.Timeout{Idle: silence}}}
-		resp, err := client.Do(s.request(http.MethodPost, "x"))
-		require.NoError(t, err)
-		defer resp.Body.Close()
-		got, err := io.ReadAll(resp.Body)
-		assert.Equal(t, 3, strings.Count(string(got), "data: "))
-		var e *sturdy.Error
-		require.ErrorAs(t, err, &e)
-		assert.Equal(t, sturdy.ErrTimeout, e.Class)
-		assert.True(t, e.Timeout())
-		await(t, gone)
-		assert.Len(t, s.seen(), 1, "what the caller has in part is not sent again")
+		synctest.Test(t, func(t *testing.T) {
+			gone := make(chan struct{})
+			s := p.serveInBubble(t, streaming(sturdytest.Chat{}.Stream().First(3), func(w http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+				close(gone)
+			}))
+			client := &http.Client{Transport: &sturdy.Transport{Base: &sturdy.Stream{Base: s.base}, Timeout: sturdy.Timeout{Idle: time.Minute}}}
+			resp, err := client.Do(s.request(http.MethodPost, "x"))
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			assert.Equal(t, 3, strings.Count(string(got), "data: "))
+			var e *sturdy.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, sturdy.ErrTimeout, e.Class)
+			assert.True(t, e.Timeout())
+			await(t, gone)
+			assert.Len(t, s.seen(), 1, "what the caller has in part is not sent again")
+		})
 	})
 }
 
@@ -135,43 +134,45 @@ func TestAStreamThatNetHTTPUnpackedIsUnderstood(t *testing.T) {
 
 func TestManyStreamsAtOnceKeepTheirOwnEnds(t *testing.T) {
 	overBoth(t, func(t *testing.T, p protocol) {
-		ends := []http.HandlerFunc{
-			streaming(sturdytest.Chat{}.Stream(), nil),
-			streaming(sturdytest.Chat{}.Stream().First(3), nil),
-			streaming(sturdytest.Chat{}.Stream().First(3), aborting),
-			streaming(sturdytest.Chat{}.Stream().First(3).Then(sturdytest.SSE("", said("It failed", "server_error", ""))), nil),
-			streaming(sturdytest.Chat{}.Stream().First(3), hanging),
-		}
-		wants := []error{nil, sturdy.ErrConnection, sturdy.ErrConnection, sturdy.ErrInternalServer, sturdy.ErrTimeout}
-		s := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
-			var n int
-			_, _ = fmt.Sscan(r.Header.Get("X-Call"), &n)
-			ends[n%len(ends)](w, r)
-		})
-		client := &http.Client{Transport: &sturdy.Transport{
-			Base: &sturdy.Stream{Base: s.base}, Timeout: sturdy.Timeout{Idle: silence}, Breaker: sturdy.Breaker{Failures: -1},
-		}}
-		const n = 200
-		errs := make(chan error, n)
-		for i := range n {
-			go func() {
-				errs <- func() error {
-					resp, err := client.Do(s.request(http.MethodPost, "x", "X-Call", fmt.Sprint(i)))
-					if err != nil {
-						return err
-					}
-					defer resp.Body.Close()
-					_, err = io.ReadAll(resp.Body)
-					if want := wants[i%len(wants)]; !errors.Is(err, want) {
-						return fmt.Errorf("call %d: got %w, want %w", i, err, want)
-					}
-					return nil
+		synctest.Test(t, func(t *testing.T) {
+			ends := []http.HandlerFunc{
+				streaming(sturdytest.Chat{}.Stream(), nil),
+				streaming(sturdytest.Chat{}.Stream().First(3), nil),
+				streaming(sturdytest.Chat{}.Stream().First(3), aborting),
+				streaming(sturdytest.Chat{}.Stream().First(3).Then(sturdytest.SSE("", said("It failed", "server_error", ""))), nil),
+				streaming(sturdytest.Chat{}.Stream().First(3), hanging),
+			}
+			wants := []error{nil, sturdy.ErrConnection, sturdy.ErrConnection, sturdy.ErrInternalServer, sturdy.ErrTimeout}
+			s := p.serveInBubble(t, func(w http.ResponseWriter, r *http.Request) {
+				var n int
+				_, _ = fmt.Sscan(r.Header.Get("X-Call"), &n)
+				ends[n%len(ends)](w, r)
+			})
+			client := &http.Client{Transport: &sturdy.Transport{
+				Base: &sturdy.Stream{Base: s.base}, Timeout: sturdy.Timeout{Idle: time.Minute}, Breaker: sturdy.Breaker{Failures: -1},
+			}}
+			const n = 200
+			errs := make(chan error, n)
+			for i := range n {
+				go func() {
+					errs <- func() error {
+						resp, err := client.Do(s.request(http.MethodPost, "x", "X-Call", fmt.Sprint(i)))
+						if err != nil {
+							return err
+						}
+						defer resp.Body.Close()
+						_, err = io.ReadAll(resp.Body)
+						if want := wants[i%len(wants)]; !errors.Is(err, want) {
+							return fmt.Errorf("call %d: got %w, want %w", i, err, want)
+						}
+						return nil
+					}()
 				}()
-			}()
-		}
-		for range n {
-			assert.NoError(t, <-errs)
-		}
+			}
+			for range n {
+				assert.NoError(t, <-errs)
+			}
+		})
 	})
 }
 

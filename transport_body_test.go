@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -96,7 +97,7 @@ func TestEventsUnderAnErrorStatusAreReadAsTheyCome(t *testing.T) {
 		resp, err := s.client(&sturdy.Transport{}).Do(s.request(http.MethodPost, "x"))
 		require.NoError(t, err)
 		defer resp.Body.Close()
-		defer time.AfterFunc(atOnce, func() { resp.Body.Close() }).Stop()
+		defer time.AfterFunc(guard, func() { resp.Body.Close() }).Stop()
 		got := make([]byte, len("data: {}\n\n"))
 		for range 3 {
 			_, err := io.ReadFull(resp.Body, got)
@@ -189,51 +190,53 @@ func TestRetriesUseTheConnectionsThatAreThere(t *testing.T) {
 	const callers, calls = 4, 100
 	body := strings.Repeat("overloaded ", 1000)
 	overBoth(t, func(t *testing.T, p protocol) {
-		var met sync.Map                   // how often a call was answered
-		var together sync.WaitGroup        // until each caller has its own connection
-		if together.Add(callers); p == 2 { // or the first one has it for all
-			together.Add(1 - callers)
-		}
-		var came atomic.Int32
-		s := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if int(came.Add(1)) <= callers && p == 1 {
-				together.Done()
-				together.Wait()
+		synctest.Test(t, func(t *testing.T) {
+			var met sync.Map                   // how often a call was answered
+			var together sync.WaitGroup        // until each caller has its own connection
+			if together.Add(callers); p == 2 { // or the first one has it for all
+				together.Add(1 - callers)
 			}
-			n, _ := met.LoadOrStore(r.Header.Get("X-Call"), new(atomic.Int32))
-			if n, _ := n.(*atomic.Int32); n.Add(1) <= 2 {
-				answer(503, body)(w, r)
-				return
-			}
-			fine(w, r)
-		})
-		s.base.MaxIdleConnsPerHost = callers
-		client := s.client(&sturdy.Transport{Retry: sturdy.Retry{Budget: &sturdy.Budget{Size: -1}}})
-		call := func(id string) {
-			o := s.do(client, s.request(http.MethodPost, "body", "X-Call", id))
-			assert.NoError(t, o.failure)
-		}
-		if p == 2 {
-			call("to connect")
-		}
-		var wg sync.WaitGroup
-		for i := range callers {
-			wg.Go(func() {
-				for j := range calls / callers {
-					call(fmt.Sprint(i, "-", j))
+			var came atomic.Int32
+			s := p.serveInBubble(t, func(w http.ResponseWriter, r *http.Request) {
+				if int(came.Add(1)) <= callers && p == 1 {
+					together.Done()
+					together.Wait()
 				}
+				n, _ := met.LoadOrStore(r.Header.Get("X-Call"), new(atomic.Int32))
+				if n, _ := n.(*atomic.Int32); n.Add(1) <= 2 {
+					answer(503, body)(w, r)
+					return
+				}
+				fine(w, r)
 			})
-		}
-		wg.Wait()
-		want := callers
-		if p == 2 {
-			want = 1
-			assert.Len(t, s.seen(), 3*(calls+1))
-		} else {
-			assert.Len(t, s.seen(), 3*calls)
-		}
-		t.Logf("%d requests over %d connections", len(s.seen()), s.opened.Load())
-		assert.EqualValues(t, want, s.opened.Load())
+			s.base.MaxIdleConnsPerHost = callers
+			client := s.client(&sturdy.Transport{Retry: sturdy.Retry{Budget: &sturdy.Budget{Size: -1}}})
+			call := func(id string) {
+				o := s.do(client, s.request(http.MethodPost, "body", "X-Call", id))
+				assert.NoError(t, o.failure)
+			}
+			if p == 2 {
+				call("to connect")
+			}
+			var wg sync.WaitGroup
+			for i := range callers {
+				wg.Go(func() {
+					for j := range calls / callers {
+						call(fmt.Sprint(i, "-", j))
+					}
+				})
+			}
+			wg.Wait()
+			want := callers
+			if p == 2 {
+				want = 1
+				assert.Len(t, s.seen(), 3*(calls+1))
+			} else {
+				assert.Len(t, s.seen(), 3*calls)
+			}
+			t.Logf("%d requests over %d connections", len(s.seen()), s.opened.Load())
+			assert.EqualValues(t, want, s.opened.Load())
+		})
 	})
 }
 

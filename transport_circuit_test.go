@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -19,25 +20,27 @@ func TestABurstOfFailuresOpensTheCircuitAndTheServerIsLeftAlone(t *testing.T) {
 	overBoth(t, func(t *testing.T, p protocol) {
 		for _, status := range [...]int{500, 503} {
 			t.Run(fmt.Sprint(status), func(t *testing.T) {
-				s := p.serve(t, answer(status, "down"))
-				client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{OpenFor: time.Hour}})
-				for range 2 { // of five attempts each
-					o := s.do(client, s.request(http.MethodPost, "body"))
-					require.NoError(t, o.err)
-					assert.Equal(t, status, o.status())
-				}
-				require.Len(t, s.seen(), 10)
+				synctest.Test(t, func(t *testing.T) {
+					s := p.serveInBubble(t, answer(status, "down"))
+					client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{OpenFor: time.Hour}})
+					for range 2 { // of five attempts each
+						o := s.do(client, s.request(http.MethodPost, "body"))
+						require.NoError(t, o.err)
+						assert.Equal(t, status, o.status())
+					}
+					require.Len(t, s.seen(), 10)
 
-				began := time.Now()
-				o := s.do(client, s.request(http.MethodPost, "body"))
-				assert.Less(t, time.Since(began), atOnce)
-				require.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
-				require.ErrorIs(t, o.err, sturdy.ErrNotSent)
-				var e *sturdy.Error
-				require.ErrorAs(t, o.err, &e)
-				assert.Zero(t, e.Attempts)
-				assert.InDelta(t, time.Hour, e.RetryAfter, float64(time.Minute))
-				assert.Len(t, s.seen(), 10, "the server sees nothing of it")
+					began := time.Now()
+					o := s.do(client, s.request(http.MethodPost, "body"))
+					assert.Zero(t, time.Since(began))
+					require.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
+					require.ErrorIs(t, o.err, sturdy.ErrNotSent)
+					var e *sturdy.Error
+					require.ErrorAs(t, o.err, &e)
+					assert.Zero(t, e.Attempts)
+					assert.InDelta(t, time.Hour, e.RetryAfter, float64(time.Minute))
+					assert.Len(t, s.seen(), 10, "the server sees nothing of it")
+				})
 			})
 		}
 	})
@@ -46,27 +49,29 @@ func TestABurstOfFailuresOpensTheCircuitAndTheServerIsLeftAlone(t *testing.T) {
 func TestConcurrentFailuresOpenTheCircuitAndNobodyGetsAnythingElse(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, p protocol) {
-		s := p.serve(t, answer(503, "down"))
-		client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{OpenFor: time.Hour}})
-		var wg sync.WaitGroup
-		for range 20 {
-			wg.Go(func() {
-				o := s.do(client, s.request(http.MethodPost, "body"))
-				if o.err != nil {
-					assert.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
-					return
-				}
-				assert.ErrorIs(t, o.failure, sturdy.ErrOverloaded)
-				assert.Equal(t, "down", o.body)
-			})
-		}
-		wg.Wait()
-		n := len(s.seen())
-		assert.GreaterOrEqual(t, n, 10)
-		assert.Less(t, n, 70, "10 that open the circuit, and those that are under way until it is clear that no success is among them")
-		o := s.do(client, s.request(http.MethodGet, ""))
-		require.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
-		assert.Len(t, s.seen(), n)
+		synctest.Test(t, func(t *testing.T) {
+			s := p.serveInBubble(t, answer(503, "down"))
+			client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{OpenFor: time.Hour}})
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					o := s.do(client, s.request(http.MethodPost, "body"))
+					if o.err != nil {
+						assert.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
+						return
+					}
+					assert.ErrorIs(t, o.failure, sturdy.ErrOverloaded)
+					assert.Equal(t, "down", o.body)
+				})
+			}
+			wg.Wait()
+			n := len(s.seen())
+			assert.GreaterOrEqual(t, n, 10)
+			assert.Less(t, n, 70, "10 that open the circuit, and those that are under way until it is clear that no success is among them")
+			o := s.do(client, s.request(http.MethodGet, ""))
+			require.ErrorIs(t, o.err, sturdy.ErrCircuitOpen)
+			assert.Len(t, s.seen(), n)
+		})
 	})
 }
 
@@ -95,16 +100,19 @@ func TestTheAnswerInHandStandsWhereTheNextAttemptIsRefused(t *testing.T) {
 func TestARequestWithADeadlineWaitsUntilTheCircuitCloses(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, p protocol) {
-		down := answer(500, "down")
-		s := p.serve(t, inTurn(down, down, fine))
-		client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{Failures: 2, OpenFor: asked}})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		o := s.do(client, s.request(http.MethodPost, "body").WithContext(ctx))
-		require.NoError(t, o.failure)
-		seen := s.seen()
-		require.Len(t, seen, 3)
-		assert.GreaterOrEqual(t, seen[2].at.Sub(seen[1].at), asked)
+		synctest.Test(t, func(t *testing.T) {
+			down := answer(500, "down")
+			s := p.serveInBubble(t, inTurn(down, down, fine))
+			client := s.client(&sturdy.Transport{Breaker: sturdy.Breaker{Failures: 2, OpenFor: asked}})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			o := s.do(client, s.request(http.MethodPost, "body").WithContext(ctx))
+			require.NoError(t, o.failure)
+			seen := s.seen()
+			require.Len(t, seen, 3)
+			assert.InDelta(t, asked, seen[2].at.Sub(seen[1].at), float64(asked/10+time.Millisecond), "with a little jitter")
+			assert.GreaterOrEqual(t, seen[2].at.Sub(seen[1].at), asked)
+		})
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -60,31 +61,24 @@ func TestAWaitEndsWithItsRequest(t *testing.T) {
 		for _, wait := range waits {
 			for _, end := range ends {
 				t.Run(wait.name+" with "+end.name, func(t *testing.T) {
-					came := make(chan struct{}, 10)
-					s := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
-						came <- struct{}{}
-						wait.answer(w, r)
+					synctest.Test(t, func(t *testing.T) {
+						s := p.serveInBubble(t, wait.answer)
+						client := s.client(wait.transport())
+						req, cancel := end.by(s.request(http.MethodPost, "body"))
+						began := time.Now()
+						time.AfterFunc(time.Minute, cancel) // by then it waits
+						o := s.do(client, req)
+						require.Len(t, s.seen(), 1)
+						assert.Equal(t, time.Minute, time.Since(began))
+						require.ErrorIs(t, o.err, context.Canceled)
+						require.NotErrorIs(t, o.err, context.DeadlineExceeded)
+						if end.cause != nil {
+							require.ErrorIs(t, o.err, end.cause)
+						}
+						assertTimeout(t, o.err, false)
+						assert.Zero(t, sturdy.ClassOf(o.failure), "it says nothing of the server")
+						assert.NotErrorAs(t, o.err, new(*sturdy.Error), "the end of the caller's context is not wrapped")
 					})
-					client := s.client(wait.transport())
-					req, cancel := end.by(s.request(http.MethodPost, "body"))
-					ended := make(chan time.Time, 1)
-					go func() {
-						<-came
-						<-time.After(asked) // by then it waits
-						ended <- time.Now()
-						cancel()
-					}()
-					o := s.do(client, req)
-					require.Len(t, s.seen(), 1)
-					assert.Less(t, time.Since(<-ended), atOnce)
-					require.ErrorIs(t, o.err, context.Canceled)
-					require.NotErrorIs(t, o.err, context.DeadlineExceeded)
-					if end.cause != nil {
-						require.ErrorIs(t, o.err, end.cause)
-					}
-					assertTimeout(t, o.err, false)
-					assert.Zero(t, sturdy.ClassOf(o.failure), "it says nothing of the server")
-					assert.NotErrorAs(t, o.err, new(*sturdy.Error), "the end of the caller's context is not wrapped")
 				})
 			}
 		}
@@ -113,17 +107,18 @@ func TestAWaitWithoutAKnownEndEndsWithTheDeadline(t *testing.T) {
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
-				s := p.serve(t, fine)
-				client := s.client(&sturdy.Transport{RateLimit: sturdy.RateLimit{Limiter: stuck{}}})
-				req, cancel := limit(client, s.request(http.MethodPost, "body"))
-				defer cancel()
-				began := time.Now()
-				o := s.do(client, req)
-				assert.GreaterOrEqual(t, time.Since(began), asked)
-				assert.Less(t, time.Since(began), atOnce)
-				require.ErrorIs(t, o.err, context.DeadlineExceeded)
-				assertTimeout(t, o.err, true)
-				assert.Empty(t, s.seen())
+				synctest.Test(t, func(t *testing.T) {
+					s := p.serveInBubble(t, fine)
+					client := s.client(&sturdy.Transport{RateLimit: sturdy.RateLimit{Limiter: stuck{}}})
+					began := time.Now()
+					req, cancel := limit(client, s.request(http.MethodPost, "body"))
+					defer cancel()
+					o := s.do(client, req)
+					assert.Equal(t, asked, time.Since(began))
+					require.ErrorIs(t, o.err, context.DeadlineExceeded)
+					assertTimeout(t, o.err, true)
+					assert.Empty(t, s.seen())
+				})
 			})
 		}
 	})
@@ -143,33 +138,35 @@ func TestAWaitPastTheDeadlineIsNotBegun(t *testing.T) {
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
-				s := p.serve(t, answer(429, rateLimited, "Retry-After", "3600"))
-				client := s.client(&sturdy.Transport{Retry: sturdy.Retry{MaxRetryAfter: 24 * time.Hour}})
-				began := time.Now()
+				synctest.Test(t, func(t *testing.T) {
+					s := p.serveInBubble(t, answer(429, rateLimited, "Retry-After", "3600"))
+					client := s.client(&sturdy.Transport{Retry: sturdy.Retry{MaxRetryAfter: 24 * time.Hour}})
+					began := time.Now()
 
-				req, cancel := limit(client, s.request(http.MethodPost, "body"))
-				defer cancel()
-				o := s.do(client, req)
-				require.NoError(t, o.err)
-				assert.Equal(t, 429, o.status())
-				assert.JSONEq(t, rateLimited, o.body, "the answer in hand")
-				var e *sturdy.Error
-				require.ErrorAs(t, o.failure, &e)
-				assert.Equal(t, time.Hour, e.RetryAfter)
+					req, cancel := limit(client, s.request(http.MethodPost, "body"))
+					defer cancel()
+					o := s.do(client, req)
+					require.NoError(t, o.err)
+					assert.Equal(t, 429, o.status())
+					assert.JSONEq(t, rateLimited, o.body, "the answer in hand")
+					var e *sturdy.Error
+					require.ErrorAs(t, o.failure, &e)
+					assert.Equal(t, time.Hour, e.RetryAfter)
 
-				req, cancel = limit(client, s.request(http.MethodPost, "body"))
-				defer cancel()
-				o = s.do(client, req)
-				require.ErrorIs(t, o.err, sturdy.ErrWaitTooLong)
-				require.ErrorIs(t, o.err, sturdy.ErrNotSent)
-				require.ErrorIs(t, o.err, context.DeadlineExceeded)
-				assertTimeout(t, o.err, true)
-				require.ErrorAs(t, o.err, &e)
-				assert.Zero(t, e.Attempts)
-				assert.InDelta(t, time.Hour, e.RetryAfter, float64(time.Minute))
+					req, cancel = limit(client, s.request(http.MethodPost, "body"))
+					defer cancel()
+					o = s.do(client, req)
+					require.ErrorIs(t, o.err, sturdy.ErrWaitTooLong)
+					require.ErrorIs(t, o.err, sturdy.ErrNotSent)
+					require.ErrorIs(t, o.err, context.DeadlineExceeded)
+					assertTimeout(t, o.err, true)
+					require.ErrorAs(t, o.err, &e)
+					assert.Zero(t, e.Attempts)
+					assert.InDelta(t, time.Hour, e.RetryAfter, float64(time.Minute))
 
-				assert.Less(t, time.Since(began), atOnce)
-				assert.Len(t, s.seen(), 1)
+					assert.Zero(t, time.Since(began))
+					assert.Len(t, s.seen(), 1)
+				})
 			})
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -189,10 +190,13 @@ func TestAnAttemptWithoutHeadersInTimeIsTriedAgainOnlyWhereThatIsSafe(t *testing
 	overBoth(t, func(t *testing.T, p protocol) {
 		timeout := sturdy.Timeout{Header: 50 * time.Millisecond}
 		t.Run("GET", func(t *testing.T) {
-			s := p.serve(t, inTurn(hanging, fine))
-			o := s.do(s.client(&sturdy.Transport{Timeout: timeout}), s.request(http.MethodGet, ""))
-			require.NoError(t, o.failure)
-			assert.Equal(t, "fine", o.body)
+			synctest.Test(t, func(t *testing.T) {
+				s := p.serveInBubble(t, inTurn(hanging, fine))
+				o := s.do(s.client(&sturdy.Transport{Timeout: timeout}), s.request(http.MethodGet, ""))
+				require.NoError(t, o.failure)
+				assert.Equal(t, "fine", o.body)
+				assert.Len(t, s.seen(), 2)
+			})
 		})
 		for _, row := range []struct {
 			name, method string
@@ -204,20 +208,22 @@ func TestAnAttemptWithoutHeadersInTimeIsTriedAgainOnlyWhereThatIsSafe(t *testing
 			{"plain POST", http.MethodPost, nil, 1},
 		} {
 			t.Run(row.name, func(t *testing.T) {
-				s := p.serve(t, hanging)
-				base := &counted{Transport: s.base}
-				tr := &sturdy.Transport{Base: base, Timeout: timeout, Retry: sturdy.Retry{Attempts: 3, MinDelay: time.Millisecond}}
-				o := s.do(&http.Client{Transport: tr}, s.request(row.method, "body", row.headers...))
-				require.ErrorIs(t, o.err, sturdy.ErrTimeout)
-				require.ErrorIs(t, o.err, sturdy.ErrConnection)
-				require.NotErrorIs(t, o.err, context.DeadlineExceeded, "that would be the caller's")
-				require.NotErrorIs(t, o.err, context.Canceled, "that would be the caller's")
-				assertTimeout(t, o.err, true)
-				var e *sturdy.Error
-				require.ErrorAs(t, o.err, &e)
-				assert.Equal(t, row.times, e.Attempts)
-				assert.EqualValues(t, row.times, base.sent.Load())
-				assert.LessOrEqual(t, len(s.seen()), row.times)
+				synctest.Test(t, func(t *testing.T) {
+					s := p.serveInBubble(t, hanging)
+					base := &counted{Transport: s.base}
+					tr := &sturdy.Transport{Base: base, Timeout: timeout, Retry: sturdy.Retry{Attempts: 3, MinDelay: time.Millisecond}}
+					o := s.do(&http.Client{Transport: tr}, s.request(row.method, "body", row.headers...))
+					require.ErrorIs(t, o.err, sturdy.ErrTimeout)
+					require.ErrorIs(t, o.err, sturdy.ErrConnection)
+					require.NotErrorIs(t, o.err, context.DeadlineExceeded, "that would be the caller's")
+					require.NotErrorIs(t, o.err, context.Canceled, "that would be the caller's")
+					assertTimeout(t, o.err, true)
+					var e *sturdy.Error
+					require.ErrorAs(t, o.err, &e)
+					assert.Equal(t, row.times, e.Attempts)
+					assert.EqualValues(t, row.times, base.sent.Load())
+					assert.Len(t, s.seen(), row.times)
+				})
 			})
 		}
 	})
@@ -235,16 +241,18 @@ func TestTheCallersOwnDeadlineIsNeverFollowedByAnotherAttempt(t *testing.T) {
 	overBoth(t, func(t *testing.T, p protocol) {
 		for name, header := range map[string]time.Duration{"without Timeout": 0, "with Timeout": time.Minute} {
 			t.Run(name, func(t *testing.T) {
-				s := p.serve(t, hanging)
-				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-				defer cancel()
-				base := &counted{Transport: s.base}
-				client := &http.Client{Transport: &sturdy.Transport{Base: base, Timeout: sturdy.Timeout{Header: header}}}
-				o := s.do(client, s.request(http.MethodGet, "").WithContext(ctx))
-				require.ErrorIs(t, o.err, context.DeadlineExceeded)
-				assertTimeout(t, o.err, true)
-				assert.NotErrorAs(t, o.err, new(*sturdy.Error), "the end of the caller's context is not wrapped")
-				assert.EqualValues(t, 1, base.sent.Load())
+				synctest.Test(t, func(t *testing.T) {
+					s := p.serveInBubble(t, hanging)
+					ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+					defer cancel()
+					base := &counted{Transport: s.base}
+					client := &http.Client{Transport: &sturdy.Transport{Base: base, Timeout: sturdy.Timeout{Header: header}}}
+					o := s.do(client, s.request(http.MethodGet, "").WithContext(ctx))
+					require.ErrorIs(t, o.err, context.DeadlineExceeded)
+					assertTimeout(t, o.err, true)
+					assert.NotErrorAs(t, o.err, new(*sturdy.Error), "the end of the caller's context is not wrapped")
+					assert.EqualValues(t, 1, base.sent.Load())
+				})
 			})
 		}
 	})
@@ -374,7 +382,7 @@ func TestOfAThousandCallsToAServerThatResetsEveryThirdConnectionNoneIsLostOrSent
 	assert.Eventually(t, func() bool {
 		s.base.CloseIdleConnections()
 		return s.opened.Load() == s.closed.Load()+resets.Load()
-	}, atOnce, 10*time.Millisecond, "no connection is left")
+	}, guard, 10*time.Millisecond, "no connection is left")
 }
 
 func TestWhatReachedTheCallerIsNeverSentAgain(t *testing.T) {

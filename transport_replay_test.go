@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -189,7 +190,7 @@ func TestWithExpectContinueABodyIsReadWhenItIsWanted(t *testing.T) {
 			assert.Len(t, s.seen(), 2, "read for the server that wants it")
 			return body.Read(p)
 		}))
-		s.base.ExpectContinueTimeout = atOnce
+		s.base.ExpectContinueTimeout = time.Hour
 		req := s.sends(http.MethodPost, u, len("wanted"))
 		req.Header.Set("Expect", "100-continue")
 		o := s.do(s.client(&sturdy.Transport{}), req)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -89,42 +90,44 @@ func TestEachAnswerHasItsClassAndIsSentAgainOnlyWhereThatHelps(t *testing.T) {
 		for _, row := range rows {
 			for _, method := range [...]string{http.MethodGet, http.MethodPost} {
 				t.Run(fmt.Sprintf("%d %s to %s", row.status, row.name, method), func(t *testing.T) {
-					fails := answer(row.status, row.body, row.headers...)
-					var body string
-					if method == http.MethodPost {
-						body = "body"
-					}
+					synctest.Test(t, func(t *testing.T) {
+						fails := answer(row.status, row.body, row.headers...)
+						var body string
+						if method == http.MethodPost {
+							body = "body"
+						}
 
-					s := p.serve(t, fails)
-					client := s.client(&sturdy.Transport{
-						Retry:     sturdy.Retry{Attempts: 3},
-						RateLimit: sturdy.RateLimit{Fixed: true}, // which does not slow down
+						s := p.serveInBubble(t, fails)
+						client := s.client(&sturdy.Transport{
+							Retry:     sturdy.Retry{Attempts: 3},
+							RateLimit: sturdy.RateLimit{Fixed: true}, // which does not slow down
+						})
+						o := s.do(client, s.request(method, body))
+						require.NoError(t, o.err, "a status is no error of Client.Do")
+						assert.Equal(t, row.status, o.status())
+						assert.Equal(t, row.body, o.body)
+						require.ErrorIs(t, o.failure, row.class)
+						assert.Equal(t, row.class, sturdy.ClassOf(o.failure))
+						if row.kindOf != 0 {
+							require.ErrorIs(t, o.failure, row.kindOf)
+						}
+						var e *sturdy.Error
+						require.ErrorAs(t, o.failure, &e)
+						assert.Equal(t, row.again, e.Retryable())
+						if !row.again {
+							assert.Equal(t, 1, e.Attempts)
+							assert.Len(t, s.seen(), 1, "sent exactly once")
+							return
+						}
+						assert.Equal(t, 3, e.Attempts)
+						assertApart(t, s.seen(), 3, row.wait)
+
+						s = p.serveInBubble(t, inTurn(fails, fails, fine))
+						o = s.do(s.client(&sturdy.Transport{}), s.request(method, body))
+						require.NoError(t, o.failure)
+						assert.Equal(t, "fine", o.body)
+						assertApart(t, s.seen(), 3, row.wait)
 					})
-					o := s.do(client, s.request(method, body))
-					require.NoError(t, o.err, "a status is no error of Client.Do")
-					assert.Equal(t, row.status, o.status())
-					assert.Equal(t, row.body, o.body)
-					require.ErrorIs(t, o.failure, row.class)
-					assert.Equal(t, row.class, sturdy.ClassOf(o.failure))
-					if row.kindOf != 0 {
-						require.ErrorIs(t, o.failure, row.kindOf)
-					}
-					var e *sturdy.Error
-					require.ErrorAs(t, o.failure, &e)
-					assert.Equal(t, row.again, e.Retryable())
-					if !row.again {
-						assert.Equal(t, 1, e.Attempts)
-						assert.Len(t, s.seen(), 1, "sent exactly once")
-						return
-					}
-					assert.Equal(t, 3, e.Attempts)
-					assertApart(t, s.seen(), 3, row.wait)
-
-					s = p.serve(t, inTurn(fails, fails, fine))
-					o = s.do(s.client(&sturdy.Transport{}), s.request(method, body))
-					require.NoError(t, o.failure)
-					assert.Equal(t, "fine", o.body)
-					assertApart(t, s.seen(), 3, row.wait)
 				})
 			}
 		}
@@ -144,26 +147,28 @@ func TestAfterA429NobodyWithThatKeyIsSentBeforeTheTimeAskedFor(t *testing.T) {
 	t.Parallel()
 	const pause = 300 * time.Millisecond
 	overBoth(t, func(t *testing.T, p protocol) {
-		s := p.serve(t, inTurn(answer(429, rateLimited, "Retry-After-Ms", "300"), fine))
-		paused := make(chan struct{})
-		client := s.client(&sturdy.Transport{Observe: onPause(paused)})
-		var callers sync.WaitGroup
-		call := func() {
-			o := s.do(client, s.request(http.MethodPost, "body", "Authorization", "Bearer key"))
-			assert.NoError(t, o.failure)
-			assert.Equal(t, "fine", o.body)
-		}
-		callers.Go(call)
-		await(t, paused)
-		for range 8 {
+		synctest.Test(t, func(t *testing.T) {
+			s := p.serveInBubble(t, inTurn(answer(429, rateLimited, "Retry-After-Ms", "300"), fine))
+			paused := make(chan struct{})
+			client := s.client(&sturdy.Transport{Observe: onPause(paused)})
+			var callers sync.WaitGroup
+			call := func() {
+				o := s.do(client, s.request(http.MethodPost, "body", "Authorization", "Bearer key"))
+				assert.NoError(t, o.failure)
+				assert.Equal(t, "fine", o.body)
+			}
 			callers.Go(call)
-		}
-		callers.Wait()
-		seen := s.seen()
-		require.Len(t, seen, 10)
-		for _, a := range seen[1:] {
-			assert.GreaterOrEqual(t, a.at.Sub(seen[0].at), pause)
-		}
+			await(t, paused)
+			for range 8 {
+				callers.Go(call)
+			}
+			callers.Wait()
+			seen := s.seen()
+			require.Len(t, seen, 10)
+			for _, a := range seen[1:] {
+				assert.GreaterOrEqual(t, a.at.Sub(seen[0].at), pause)
+			}
+		})
 	})
 }
 
@@ -218,7 +223,7 @@ func TestCloseIdleConnectionsReachesTheBase(t *testing.T) {
 		require.Eventually(t, func() bool {
 			client.CloseIdleConnections()
 			return s.closed.Load() == 1
-		}, atOnce, time.Millisecond)
+		}, guard, time.Millisecond)
 		require.NoError(t, s.do(client, s.request(http.MethodGet, "")).failure)
 		assert.EqualValues(t, 2, s.opened.Load())
 	})
@@ -247,67 +252,69 @@ func TestOfManyConcurrentCallsNoneIsLost(t *testing.T) {
 		{steps: steps{hanging}}, // its caller leaves
 	}
 	overBoth(t, func(t *testing.T, p protocol) {
-		type caller struct {
-			handler http.HandlerFunc
-			ctx     context.Context // the handler ends it
-			leave   context.CancelFunc
-		}
-		callers := make(map[string]caller, calls)
-		want := 1
-		for i := range calls {
-			kind := kinds[i%len(kinds)]
-			ctx, leave := context.WithCancel(t.Context())
-			callers[fmt.Sprint(i)] = caller{inTurn(kind.steps...), ctx, leave}
-			want += len(kind.steps)
-		}
-		callers["to connect"] = caller{handler: echo, ctx: t.Context()}
-		s := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
-			c := callers[r.Header.Get("X-Call")]
-			if n, err := strconv.Atoi(r.Header.Get("X-Call")); err == nil && n%len(kinds) == len(kinds)-1 {
-				c.leave()
+		synctest.Test(t, func(t *testing.T) {
+			type caller struct {
+				handler http.HandlerFunc
+				ctx     context.Context // the handler ends it
+				leave   context.CancelFunc
 			}
-			c.handler(w, r)
-		})
-		if p == 1 {
-			s.base.MaxConnsPerHost, s.base.MaxIdleConnsPerHost = 50, 50
-		}
-		// With so many failures on purpose the circuit would open, and the budget be spent.
-		client := s.client(&sturdy.Transport{
-			Retry:   sturdy.Retry{Budget: &sturdy.Budget{Size: -1}},
-			Breaker: sturdy.Breaker{Failures: -1, Ratio: -1},
-		})
-		call := func(id string, headers ...string) outcome {
-			// Each has a key of its own: a pause is for one of them.
-			req := s.request(http.MethodPost, id, append(headers, "X-Call", id, "Authorization", "Bearer "+id)...)
-			return s.do(client, req.WithContext(callers[id].ctx))
-		}
-		require.NoError(t, call("to connect").failure)
-
-		var wg sync.WaitGroup
-		for i := range calls {
-			wg.Go(func() {
-				kind, id := kinds[i%len(kinds)], fmt.Sprint(i)
-				switch o := call(id, kind.headers...); {
-				case i%len(kinds) == len(kinds)-1:
-					assert.ErrorIs(t, o.err, context.Canceled, id)
-				case kind.class != 0:
-					assert.ErrorIs(t, o.failure, kind.class, id)
-				default:
-					assert.NoError(t, o.failure, id)
-					assert.Equal(t, id, o.body)
+			callers := make(map[string]caller, calls)
+			want := 1
+			for i := range calls {
+				kind := kinds[i%len(kinds)]
+				ctx, leave := context.WithCancel(t.Context())
+				callers[fmt.Sprint(i)] = caller{inTurn(kind.steps...), ctx, leave}
+				want += len(kind.steps)
+			}
+			callers["to connect"] = caller{handler: echo, ctx: t.Context()}
+			s := p.serveInBubble(t, func(w http.ResponseWriter, r *http.Request) {
+				c := callers[r.Header.Get("X-Call")]
+				if n, err := strconv.Atoi(r.Header.Get("X-Call")); err == nil && n%len(kinds) == len(kinds)-1 {
+					c.leave()
 				}
+				c.handler(w, r)
 			})
-		}
-		wg.Wait()
+			if p == 1 {
+				s.base.MaxConnsPerHost, s.base.MaxIdleConnsPerHost = 50, 50
+			}
+			// With so many failures on purpose the circuit would open, and the budget be spent.
+			client := s.client(&sturdy.Transport{
+				Retry:   sturdy.Retry{Budget: &sturdy.Budget{Size: -1}},
+				Breaker: sturdy.Breaker{Failures: -1, Ratio: -1},
+			})
+			call := func(id string, headers ...string) outcome {
+				// Each has a key of its own: a pause is for one of them.
+				req := s.request(http.MethodPost, id, append(headers, "X-Call", id, "Authorization", "Bearer "+id)...)
+				return s.do(client, req.WithContext(callers[id].ctx))
+			}
+			require.NoError(t, call("to connect").failure)
 
-		sent := map[string]int{}
-		for _, a := range s.seen() {
-			sent[a.call]++
-		}
-		for i := range calls {
-			assert.Equal(t, len(kinds[i%len(kinds)].steps), sent[fmt.Sprint(i)], "call %d", i)
-		}
-		assert.Equal(t, want, len(s.seen())) //nolint:testifylint // too many to print
-		t.Logf("%d requests over %d connections", len(s.seen()), s.opened.Load())
+			var wg sync.WaitGroup
+			for i := range calls {
+				wg.Go(func() {
+					kind, id := kinds[i%len(kinds)], fmt.Sprint(i)
+					switch o := call(id, kind.headers...); {
+					case i%len(kinds) == len(kinds)-1:
+						assert.ErrorIs(t, o.err, context.Canceled, id)
+					case kind.class != 0:
+						assert.ErrorIs(t, o.failure, kind.class, id)
+					default:
+						assert.NoError(t, o.failure, id)
+						assert.Equal(t, id, o.body)
+					}
+				})
+			}
+			wg.Wait()
+
+			sent := map[string]int{}
+			for _, a := range s.seen() {
+				sent[a.call]++
+			}
+			for i := range calls {
+				assert.Equal(t, len(kinds[i%len(kinds)].steps), sent[fmt.Sprint(i)], "call %d", i)
+			}
+			assert.Equal(t, want, len(s.seen())) //nolint:testifylint // too many to print
+			t.Logf("%d requests over %d connections", len(s.seen()), s.opened.Load())
+		})
 	})
 }

@@ -1,0 +1,3 @@
+module github.com/sturdyhttp/sturdy/hack/mutate
+
+go 1.26
