@@ -306,6 +306,9 @@ func (c *circuit) admit(now time.Time, req *http.Request, kept *time.Time) (admi
 	defer c.mu.Unlock()
 	switch {
 	case c.until.IsZero():
+		if len(c.gates) <= 1 {
+			kept = nil // nobody else asks
+		}
 		if d := c.ramp.admit(now, kept); d > 0 {
 			return admission{}, d
 		}

@@ -33,15 +33,22 @@ func TestARefusalDoesNotCostAWalkPastAllWhoWait(t *testing.T) {
 		synctest.Test(t, func(*testing.T) {
 			g := newGate(rate.Inf, 1)
 			queued(t, g, n)
+			spared := func() time.Time {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				return g.spared
+			}
 			for range n {
-				before := g.spared
+				before := spared()
 				g.refused(&pass{gate: g}, time.Minute, false, nil)
-				if g.spared != before {
+				time.Sleep(time.Millisecond)
+				if spared() != before {
 					looks += n
 				}
 				looks++
-				time.Sleep(time.Millisecond)
 			}
+			g.mu.Lock()
+			defer g.mu.Unlock()
 			g.timer.Stop()
 		})
 		return looks

@@ -821,6 +821,7 @@ func TestADiscardedAnswerIsDrainedWhileTheBackoffRuns(t *testing.T) {
 		_, err := (&Retry{Base: base, MinDelay: -1}).RoundTrip(get(t))
 		require.NoError(t, err)
 		assert.Equal(t, []time.Duration{0, sent}, base.times(), "it costs no time of its own")
+		synctest.Wait()
 		assert.True(t, body.isClosed())
 	})
 }
