@@ -7,7 +7,7 @@ GOVULNCHECK   := v1.9.0
 # The time limit of a package's tests; which benchmarks to run, and how often;
 # the time that each fuzz target gets; which files mutants are made of, and how
 # many are tried at once.
-TIMEOUT  ?= 10m
+TIMEOUT  ?= 30m
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 60s

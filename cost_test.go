@@ -175,7 +175,7 @@ func TestAQueueKeepsTheOrderOfArrival(t *testing.T) {
 
 // Each of n keys has one who waits for the same host to come back.
 func TestManyKeysReturnWithoutAskingOftenEach(t *testing.T) {
-	assertGrowsLittle(t, 1000, func(t *testing.T, n int) (asked int) {
+	assertGrowsLittle(t, 300, func(t *testing.T, n int) (asked int) {
 		synctest.Test(t, func(*testing.T) {
 			r := ramp{flow: float64(n) / 10}
 			r.start(time.Now())

@@ -154,7 +154,7 @@ func TestNoSecretIsInAnErrorOfAnAnswer(t *testing.T) {
 	rt := &Transport{Observe: func(ctx context.Context, ev Event) {
 		seen.see(ctx, ev)
 		Log(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))(ctx, ev)
-	}, Retry: Retry{MinDelay: -1}, Breaker: Breaker{Failures: 1}, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+	}, Retry: Retry{MinDelay: -1}, Breaker: Breaker{Failures: 1, OpenFor: 1, MaxOpen: 1}, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
 		return answer(req, 500, body), nil
 	})}
 	resp, err := rt.RoundTrip(req)
