@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -89,9 +90,10 @@ func TestThoseWhoseTurnWouldComeTooLateAreRefusedInALongQueueToo(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Empty(t, late)
-		for range 1000 {
+		patient, leave := context.WithCancel(t.Context())
+		for range 200 {
 			go func() {
-				if resp, err := l.RoundTrip(get(t)); err == nil {
+				if resp, err := l.RoundTrip(get(t).WithContext(patient)); err == nil {
 					resp.Body.Close()
 				}
 			}()
@@ -102,8 +104,38 @@ func TestThoseWhoseTurnWouldComeTooLateAreRefusedInALongQueueToo(t *testing.T) {
 		for range n - 1 {
 			assert.Less(t, <-late, 1100*time.Millisecond, "soon after the pause began")
 		}
-		time.Sleep(time.Hour)
+		leave()
 	})
+}
+
+func TestALongQueueIsLookedAtSoonAndAShortOneAtOnce(t *testing.T) {
+	for n, after := range map[int]time.Duration{longQueue: 0, longQueue + 1: (longQueue + 1) * lookPause, 1000: 1000 * lookPause} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate(rate.Inf, 1)
+				last := queued(t, g, n)
+				last.latest, last.why = time.Now().Add(45*time.Second), context.DeadlineExceeded
+				g.refused(&pass{gate: g}, time.Second, false, nil)
+				g.refused(&pass{gate: g}, time.Minute, false, nil)
+				g.refused(&pass{gate: g}, time.Minute, false, nil)
+				time.Sleep(max(after-1, 0))
+				select {
+				case <-last.ready:
+					assert.Zero(t, after, "not yet")
+				default:
+					assert.NotZero(t, after, "at once")
+				}
+				time.Sleep(1)
+				synctest.Wait()
+				<-last.ready
+				require.ErrorIs(t, last.err, ErrWaitTooLong)
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				assert.Equal(t, n-1, g.waiting)
+				g.timer.Stop()
+			})
+		})
+	}
 }
 
 // A hundred that were refused come again, to a queue of n that arrived later.

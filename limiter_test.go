@@ -131,6 +131,105 @@ func TestALateLimiterHoldsOnlyItsOwn(t *testing.T) {
 	})
 }
 
+func TestThoseWhoGiveUpWaitingForALimiterMakeRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(status(200))
+		var asked atomic.Int32
+		l := &RateLimit{Base: base, Limiter: waitFunc(func(ctx context.Context) error {
+			if asked.Add(1) <= maxPayers {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range maxPayers {
+			go func() {
+				_, err := l.RoundTrip(get(t).WithContext(ctx))
+				assert.ErrorIs(t, err, context.Canceled)
+			}()
+		}
+		synctest.Wait()
+		done := make(chan error)
+		go func() { done <- sendAll(t, l, 1)[0] }()
+		synctest.Wait()
+		assert.EqualValues(t, maxPayers, asked.Load(), "one too many asks later")
+		cancel()
+		require.NoError(t, <-done)
+		for range 3 {
+			require.NoError(t, sendAll(t, l, 1)[0])
+		}
+		s := l.Limits()[0]
+		assert.Zero(t, s.InFlight)
+		assert.Zero(t, s.Waiting)
+		assert.Zero(t, l.gates.get(l.keyOf(get(t))).payers)
+	})
+}
+
+func TestALimiterIsWaitedForAsLongAsTheSettingsSay(t *testing.T) {
+	type ends struct {
+		after time.Duration
+		class error
+	}
+	stuck := waitFunc(func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	for name, row := range map[string]struct {
+		maxWait, deadline, cancel time.Duration
+		want                      ends
+	}{
+		"MaxWait":                       {maxWait: time.Second, want: ends{time.Second, ErrWaitTooLong}},
+		"MaxWait, and a later deadline": {maxWait: time.Second, deadline: time.Minute, want: ends{time.Second, ErrWaitTooLong}},
+		"MaxWait, after the deadline":   {maxWait: time.Minute, deadline: time.Second, want: ends{time.Second, context.DeadlineExceeded}},
+		"the old way to cancel":         {maxWait: time.Minute, cancel: time.Second, want: ends{time.Second, context.Canceled}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &RateLimit{Base: script(status(200)), Limiter: stuck, MaxWait: row.maxWait}
+				req := get(t)
+				if row.deadline > 0 {
+					ctx, cancel := context.WithTimeout(t.Context(), row.deadline)
+					defer cancel()
+					req = req.WithContext(ctx)
+				}
+				if row.cancel > 0 {
+					old := make(chan struct{})
+					req.Cancel = old
+					time.AfterFunc(row.cancel, func() { close(old) })
+				}
+				began := time.Now()
+				_, err := l.RoundTrip(req)
+				require.ErrorIs(t, err, row.want.class)
+				assert.Equal(t, row.want.after, time.Since(began))
+				assert.Zero(t, l.gates.get(l.keyOf(get(t))).payers)
+				assert.Zero(t, l.Limits()[0].InFlight)
+			})
+		})
+	}
+}
+
+func TestWhatALimiterHasGivenIsNotAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		base := script(after(time.Second, status(429, "Retry-After", "30")), status(200))
+		l := &RateLimit{Base: base, Limiter: waitFunc(func(context.Context) error {
+			if asked.Add(1) == 2 {
+				time.Sleep(2 * time.Second) // and does not heed its context
+			}
+			return nil
+		})}
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { sendAll(t, l, 1) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		assert.Equal(t, []time.Duration{0, 31 * time.Second}, base.times(), "the pause holds the second")
+		assert.EqualValues(t, 2, asked.Load())
+	})
+}
+
 type waitFunc func(context.Context) error
 
 func (f waitFunc) WaitN(ctx context.Context, _ int) error { return f(ctx) }
