@@ -306,7 +306,7 @@ func (c *circuit) admit(now time.Time, req *http.Request, kept *time.Time) (admi
 	defer c.mu.Unlock()
 	switch {
 	case c.until.IsZero():
-		if len(c.gates) <= 1 {
+		if kept != nil && kept.IsZero() && len(c.gates) <= 1 {
 			kept = nil // nobody else asks
 		}
 		if d := c.ramp.admit(now, kept); d > 0 {
@@ -471,13 +471,15 @@ func (c *circuit) waits(g *gate) {
 	c.gates[g] = struct{}{}
 }
 
-func (c *circuit) leaves(g *gate) {
+// leaves has g wait no more, for which this time to leave may be kept.
+func (c *circuit) leaves(g *gate, kept time.Time) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.gates, g)
+	c.ramp.giveBack(kept)
 }
 
 // settle books the outcome of a request, lets those who wait look again, and

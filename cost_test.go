@@ -3,6 +3,7 @@ package sturdy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -314,4 +315,51 @@ func TestTheHistoryOfManyAttemptsIsShort(t *testing.T) {
 		assert.Contains(t, report.String(), fmt.Sprintf("sent         %d times\n", n))
 		assert.Contains(t, report.String(), fmt.Sprintf("  attempt %d ", n))
 	})
+}
+
+func TestATimeToReturnThatNobodyUsesIsAnothers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := (&Breaker{}).newCircuit()
+		c.ramp.flow = 100
+		c.ramp.start(time.Now())
+		gates := []*gate{newGate(rate.Inf, 1), newGate(rate.Inf, 1), newGate(rate.Inf, 1)}
+		patient := newTurn(get(t), time.Now(), wish{circuit: c})
+		gates[2].mu.Lock()
+		gates[2].insert(patient)
+		gates[2].mu.Unlock()
+		before := c.ramp.next
+		for range 100 { // they come from two keys, are given a time, and do not wait for it
+			var turns [2]*turn
+			for i := range turns {
+				var err error
+				if _, turns[i], err = gates[i].enter(get(t), wish{units: 1, circuit: c}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, turn := range turns {
+				if turn != nil {
+					gates[i].quit(turn)
+				}
+			}
+		}
+		assert.Less(t, c.ramp.next.Sub(before), time.Second)
+		assert.LessOrEqual(t, len(c.ramp.free), 3)
+		gates[2].mu.Lock()
+		gates[2].pump(time.Now())
+		gates[2].mu.Unlock()
+		time.Sleep(time.Second)
+		select {
+		case <-patient.ready:
+		default:
+			t.Error("who waits does not leave")
+		}
+	})
+}
+
+func TestTheTextOfACauseIsBounded(t *testing.T) {
+	for _, part := range []string{`parse "" `, "x ", `invalid port "`, "a://b "} {
+		assert.LessOrEqual(t, len(causeText(errors.New(strings.Repeat(part, 1<<20/len(part))), nil)), 4*textBytes)
+		e := &Error{Class: ErrConnection, Err: errors.New(strings.Repeat(part, 1<<20/len(part)))}
+		assert.LessOrEqual(t, len(e.Error()), 2*maxMessage)
+	}
 }

@@ -134,6 +134,34 @@ var headerSources = indexed(1, []credentialSource{
 	{"cb-access-key", isCredential},                     // Coinbase: docs.cdp.coinbase.com/exchange/docs
 	{"ok-access-key", isCredential},                     // OKX: okx.com/docs-v5
 	{"kc-api-key", isCredential},                        // KuCoin: kucoin.com/docs
+	{"x-authorization", isAuthorization},                // no single owner, as those down to x-app-key
+	{"token", isCredential},                             // the same
+	{"access-token", isCredential},                      // the same
+	{"auth-token", isCredential},                        // the same
+	{"x-token", isCredential},                           // the same
+	{"x-user-token", isCredential},                      // the same
+	{"x-session-token", isCredential},                   // the same
+	{"x-secret-key", isCredential},                      // the same
+	{"x-access-key", isCredential},                      // the same
+	{"x-app-key", isCredential},                         // the same
+	{"x-amz-security-token", isAccount},                 // docs.aws.amazon.com/STS, beside a signature
+	{"x-redmine-api-key", isCredential},                 // redmine.org/projects/redmine/wiki/Rest_api
+	{"x-finnhub-token", isCredential},                   // finnhub.io/docs/api
+	{"x-clickhouse-user", isAccount},                    // clickhouse.com/docs/interfaces/http
+	{"x-clickhouse-key", isCredential},                  // the same page
+	{"fastly-key", isCredential},                        // fastly.com/documentation/reference/api/auth-tokens
+	{"x-gotify-key", isCredential},                      // gotify.net/docs/pushmsg
+	{"x-rundeck-auth-token", isCredential},              // docs.rundeck.com/docs/api
+	{"x-cassandra-token", isCredential},                 // docs.datastax.com, Stargate
+	{"x-n8n-api-key", isCredential},                     // docs.n8n.io/api/authentication
+	{"x-metabase-session", isCredential},                // metabase.com/docs/latest/api
+	{"zotero-api-key", isCredential},                    // zotero.org/support/dev/web_api
+	{"x-portkey-api-key", isCredential},                 // portkey.ai/docs/api-reference
+	{"helicone-auth", isAuthorization},                  // docs.helicone.ai
+	{"api_access_token", isCredential},                  // Chatwoot: developers.chatwoot.com
+	{"x-sentry-auth", isCredential},                     // develop.sentry.dev/sdk/overview
+	{"accesskey", isCredential},                         // bunny.net: docs.bunny.net/reference
+	{"api-username", isAccount},                         // Discourse: docs.discourse.org
 	{"cf-access-client-id", isCredential},               // developers.cloudflare.com/cloudflare-one/identity/service-tokens
 	{"cf-access-token", isCredential},                   // Cloudflare Access, a JWT
 	{"cf-access-jwt-assertion", isCredential},           // the same
@@ -144,40 +172,55 @@ var headerSources = indexed(1, []credentialSource{
 // say so now and then are ambiguous. What only signs the URL it is in, such as the sig
 // of a shared access signature, is another for each URL, and says nothing of its own.
 var querySources = indexed(1001, []credentialSource{
-	{"key", isAmbiguous},                 // developers.google.com/maps/faq, "API keys"; Trello
-	{"token", isAmbiguous},               // Trello: developer.atlassian.com/cloud/trello/guides/rest-api/authorization; Finnhub, Gitea
-	{"auth", isAmbiguous},                // Firebase: firebase.google.com/docs/database/rest/auth
-	{"client_id", isAmbiguous},           // Unsplash: unsplash.com/documentation; Foursquare
-	{"api_key", isCredential},            // api.data.gov/docs/developer-manual; TMDB, SerpApi, Datadog
-	{"apikey", isCredential},             // apiKey: newsapi.org/docs/authentication, spoonacular.com/food-api/docs; apikey: omdbapi.com
-	{"api-key", isCredential},            // The Guardian: open-platform.theguardian.com/documentation
-	{"x-api-key", isCredential},          // AWS API Gateway's authorizers; Anthropic by gateways
-	{"access_token", isCredential},       // RFC 6750, section 2.3
-	{"auth_token", isCredential},         // HipChat; a common name
-	{"auth_key", isCredential},           // DeepL until 2025: developers.deepl.com/docs
-	{"api_token", isCredential},          // Pipedrive; eodhd.com/financial-apis
-	{"apitoken", isCredential},           // the same without its underscore
-	{"access_key", isCredential},         // apilayer: currencylayer.com/documentation
-	{"private_token", isCredential},      // GitLab: docs.gitlab.com/api/rest/authentication
-	{"job_token", isCredential},          // GitLab, the same page
-	{"user_key", isCredential},           // 3scale: docs.redhat.com, "Authentication patterns"
-	{"app_key", isCredential},            // Edamam: developer.edamam.com; api.tfl.gov.uk
-	{"application_key", isCredential},    // Datadog, beside api_key
-	{"subscription-key", isCredential},   // Azure API Management, as its header
-	{"hapikey", isCredential},            // HubSpot until 2022
-	{"quotauser", isAccount},             // quotaUser: cloud.google.com/apis/docs/system-parameters
-	{"userproject", isAccount},           // userProject: cloud.google.com/storage/docs/requester-pays
-	{"oauth_consumer_key", isCredential}, // RFC 5849, section 3.5.3
-	{"oauth_token", isCredential},        // the same
-	{"x-amz-credential", isAccessKey},    // docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-	{"x-goog-credential", isAccessKey},   // cloud.google.com/storage/docs/authentication/signatures
-	{"x-oss-credential", isAccessKey},    // Alibaba Cloud: help.aliyun.com/document_detail/2807095.html
-	{"awsaccesskeyid", isCredential},     // AWSAccessKeyId: docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html
-	{"ossaccesskeyid", isCredential},     // OSSAccessKeyId, Alibaba Cloud's older signature
-	{"googleaccessid", isCredential},     // GoogleAccessId: cloud.google.com/storage/docs/access-control/signed-urls-v2
-	{"q-ak", isCredential},               // Tencent Cloud: cloud.tencent.com/document/product/436/7778
-	{"skoid", isCredential},              // who signed: learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
-	{"sktid", isAccount},                 // their tenant, the same page
+	{"key", isAmbiguous},                    // developers.google.com/maps/faq, "API keys"; Trello
+	{"token", isAmbiguous},                  // Trello: developer.atlassian.com/cloud/trello/guides/rest-api/authorization; Finnhub, Gitea
+	{"auth", isAmbiguous},                   // Firebase: firebase.google.com/docs/database/rest/auth
+	{"client_id", isAmbiguous},              // Unsplash: unsplash.com/documentation; Foursquare
+	{"api_key", isCredential},               // api.data.gov/docs/developer-manual; TMDB, SerpApi, Datadog
+	{"apikey", isCredential},                // apiKey: newsapi.org/docs/authentication, spoonacular.com/food-api/docs; apikey: omdbapi.com
+	{"api-key", isCredential},               // The Guardian: open-platform.theguardian.com/documentation
+	{"x-api-key", isCredential},             // AWS API Gateway's authorizers; Anthropic by gateways
+	{"access_token", isCredential},          // RFC 6750, section 2.3
+	{"auth_token", isCredential},            // HipChat; a common name
+	{"auth_key", isCredential},              // DeepL until 2025: developers.deepl.com/docs
+	{"api_token", isCredential},             // Pipedrive; eodhd.com/financial-apis
+	{"apitoken", isCredential},              // the same without its underscore
+	{"access_key", isCredential},            // apilayer: currencylayer.com/documentation
+	{"private_token", isCredential},         // GitLab: docs.gitlab.com/api/rest/authentication
+	{"job_token", isCredential},             // GitLab, the same page
+	{"user_key", isCredential},              // 3scale: docs.redhat.com, "Authentication patterns"
+	{"app_key", isCredential},               // Edamam: developer.edamam.com; api.tfl.gov.uk
+	{"application_key", isCredential},       // Datadog, beside api_key
+	{"accesstoken", isCredential},           // the same as access_token, as those down to jwt are of others
+	{"access-token", isCredential},          // the same
+	{"authtoken", isCredential},             // the same
+	{"auth-token", isCredential},            // the same
+	{"api-token", isCredential},             // the same
+	{"authkey", isCredential},               // the same
+	{"accesskey", isCredential},             // the same
+	{"secret_key", isCredential},            // the same
+	{"session_token", isCredential},         // the same
+	{"subscription_key", isCredential},      // the same
+	{"rapidapi-key", isCredential},          // the same
+	{"personal_access_token", isCredential}, // the same
+	{"jwt", isCredential},                   // the same
+	{"$$app_token", isCredential},           // Socrata: dev.socrata.com/docs/app-tokens.html
+	{"x-plex-token", isCredential},          // as its header
+	{"subscription-key", isCredential},      // Azure API Management, as its header
+	{"hapikey", isCredential},               // HubSpot until 2022
+	{"quotauser", isAccount},                // quotaUser: cloud.google.com/apis/docs/system-parameters
+	{"userproject", isAccount},              // userProject: cloud.google.com/storage/docs/requester-pays
+	{"oauth_consumer_key", isCredential},    // RFC 5849, section 3.5.3
+	{"oauth_token", isCredential},           // the same
+	{"x-amz-credential", isAccessKey},       // docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+	{"x-goog-credential", isAccessKey},      // cloud.google.com/storage/docs/authentication/signatures
+	{"x-oss-credential", isAccessKey},       // Alibaba Cloud: help.aliyun.com/document_detail/2807095.html
+	{"awsaccesskeyid", isCredential},        // AWSAccessKeyId: docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html
+	{"ossaccesskeyid", isCredential},        // OSSAccessKeyId, Alibaba Cloud's older signature
+	{"googleaccessid", isCredential},        // GoogleAccessId: cloud.google.com/storage/docs/access-control/signed-urls-v2
+	{"q-ak", isCredential},                  // Tencent Cloud: cloud.tencent.com/document/product/436/7778
+	{"skoid", isCredential},                 // who signed: learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
+	{"sktid", isAccount},                    // their tenant, the same page
 })
 
 // cookieSources are the cookies that hold a session for as long as it lasts. Those
@@ -396,6 +439,7 @@ func (c *callers) plain(v string) uint64 {
 // authorization returns who has a credential with a scheme; 0 if it does not say.
 func (c *callers) authorization(v string) uint64 {
 	scheme, rest, ok := strings.Cut(v, " ")
+	rest = strings.TrimLeft(rest, " ")
 	switch {
 	case !ok && !strings.Contains(v, "ignature=") && !strings.HasPrefix(v, "bce-auth-v"):
 		return c.plain(v)

@@ -212,7 +212,13 @@ func mayHold(err error) bool {
 	case "errors", "fmt", "context", "io":
 		return false
 	}
-	return t.Kind() == reflect.Struct && t.NumField() > 0 && !typeOfNetwork(err)
+	switch t.Kind() {
+	case reflect.Struct:
+		return t.NumField() > 0 && !typeOfNetwork(err)
+	case reflect.String, reflect.Slice, reflect.Array, reflect.Map, reflect.Interface:
+		return !typeOfNetwork(err)
+	}
+	return false
 }
 
 // again is what the evidence of a failure, beyond its class, says of sending
@@ -252,7 +258,7 @@ func (e *Error) Error() string {
 		if b.Len() > len("sturdy: ") {
 			b.WriteString(": ")
 		}
-		b.WriteString(strings.TrimPrefix(cause, "sturdy: "))
+		b.WriteString(oneLine(strings.TrimPrefix(cause, "sturdy: "), maxMessage))
 	}
 	if e.RetryAfter > 0 {
 		b.WriteString("; retry after " + e.RetryAfter.Round(time.Millisecond).String())

@@ -63,7 +63,7 @@ type gate struct {
 type wish struct {
 	units   float64
 	model   string        // that it asks for; empty if that makes no difference
-	maxWait time.Duration // of RateLimit
+	latest  time.Time     // by RateLimit.MaxWait; zero for any time
 	circuit *circuit      // nil if there is none
 	patient time.Duration // MaxWait of Breaker
 	pays    bool          // it waits for the caller's Limiter when it has left

@@ -88,7 +88,7 @@ func (m *keyed[S]) use(k key, fresh func() S) *entry[S] {
 // useWithin is use with a layer's own keeping. It returns whether it should be
 // reported that there is no room for k.
 func (m *keyed[S]) useWithin(k key, how keeping[S]) (e *entry[S], crowded bool) {
-	if e := m.latest.Load(); e != nil && e.key == k && e.join() {
+	if e := m.latest.Load(); e != nil && e.key == k && !how.must && e.join() {
 		return e, false
 	}
 	m.mu.Lock()

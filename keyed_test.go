@@ -443,3 +443,22 @@ func TestWhatIsForgottenIsNotUsedAgain(t *testing.T) {
 	assert.False(t, e.join())
 	assert.NotSame(t, e, m.use(key{name: "a"}, newFake))
 }
+
+func TestATripOfACircuitInUseIsKeptThoughThereIsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Breaker{MaxKeys: 1, Base: bareFunc(func(req *http.Request) (*http.Response, error) { return after(time.Second, status(200))(req) })}
+		var wg sync.WaitGroup
+		for _, host := range []string{"a.example", "b.example"} {
+			wg.Go(func() {
+				resp, err := b.RoundTrip(newRequest(t, http.MethodGet, "http://"+host, nil))
+				if assert.NoError(t, err) {
+					resp.Body.Close()
+				}
+			})
+			synctest.Wait()
+		}
+		b.Trip("http://b.example", time.Now().Add(time.Hour))
+		wg.Wait()
+		assert.Equal(t, StateOpen, b.State("http://b.example"))
+	})
+}

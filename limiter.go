@@ -14,7 +14,8 @@ import (
 // key is paused or the circuit opens while it waits, the context ends, and it is
 // asked again later: so little is taken from it for what is not sent. Of one key, 64
 // requests ask at the same time at most: a rate.Limiter does not give back what was
-// reserved before others.
+// reserved before others. One that does not heed its context holds the request past
+// the deadline.
 type Limiter interface {
 	WaitN(ctx context.Context, n int) error
 }
@@ -35,10 +36,8 @@ func (p *passage) pay() (paid, overtaken bool, err error) {
 	ctx, cancel := context.WithCancel(p.req.Context())
 	defer cancel()
 	end, bounded := deadlineOf(p.req)
-	if most := p.limit.MaxWait; most > 0 {
-		if latest := time.Now().Add(most); !bounded || latest.Before(end) {
-			end, bounded = latest, true
-		}
+	if latest := p.pass.latest; !latest.IsZero() && (!bounded || latest.Before(end)) {
+		end, bounded = latest, true
 	}
 	if bounded {
 		ctx, cancel = context.WithDeadline(ctx, end)

@@ -156,6 +156,7 @@ func TestThoseWhoGiveUpWaitingForALimiterMakeRoomForOthers(t *testing.T) {
 		assert.EqualValues(t, maxPayers, asked.Load(), "one too many asks later")
 		cancel()
 		require.NoError(t, <-done)
+		synctest.Wait()
 		for range 3 {
 			require.NoError(t, sendAll(t, l, 1)[0])
 		}
@@ -257,5 +258,33 @@ func TestClosingABodyWhileItIsReadIsNoRace(t *testing.T) {
 		<-reading
 		resp.Body.Close()
 		reader.Wait()
+	}
+}
+
+func TestMaxWaitBoundsAllWaitsOfARequestTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		l := &RateLimit{
+			Base: script(status(429, "Retry-After", "9"), status(200)), MaxWait: 10 * time.Second,
+			Limiter: waitFunc(func(ctx context.Context) error {
+				if asked.Add(1) > 1 {
+					return sleepFor(ctx, 9*time.Second)
+				}
+				return nil
+			}),
+		}
+		sendAll(t, l, 1)
+		began := time.Now()
+		require.ErrorIs(t, sendAll(t, l, 1)[0], ErrWaitTooLong)
+		assert.Equal(t, 10*time.Second, time.Since(began))
+	})
+}
+
+func sleepFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

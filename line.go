@@ -219,7 +219,7 @@ func (g *gate) line(c *circuit) *line {
 func (g *gate) used(l *line) {
 	if l.turns.root == nil && len(l.paying) == 0 {
 		delete(g.lines, l.circuit)
-		l.circuit.leaves(g)
+		l.circuit.leaves(g, l.kept)
 	}
 }
 

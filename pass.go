@@ -74,7 +74,10 @@ func (p *passage) open() error {
 			p.tell(true, Event{Kind: EventKeys})
 		}
 		p.gate = p.limited.state
-		w.units, w.maxWait = p.limit.units(p.req), p.limit.MaxWait
+		w.units = p.limit.units(p.req)
+		if p.limit.MaxWait > 0 {
+			w.latest = time.Now().Add(p.limit.MaxWait)
+		}
 		if p.gate.prices != nil {
 			w.model = modelOf(p.req, maxEvent)
 		}

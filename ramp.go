@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -11,12 +12,13 @@ import (
 // server takes them: at most at four times the rate of the half second before, which
 // is what doubling takes.
 type ramp struct {
-	began time.Time // when the rate was base; zero if nobody has to be slow
-	from  time.Time // when the circuit closed
-	next  time.Time // when the next may leave, for whom no time is kept
-	base  float64   // requests per second
-	flow  float64   // requests that come per second: the most when it opened, and when it closed
-	known int       // requests that had been sent when the rate was last cut
+	began time.Time   // when the rate was base; zero if nobody has to be slow
+	from  time.Time   // when the circuit closed
+	next  time.Time   // when the next may leave, for whom no time is kept
+	base  float64     // requests per second
+	flow  float64     // requests that come per second: the most when it opened, and when it closed
+	known int         // requests that had been sent when the rate was last cut
+	free  []time.Time // that were kept for who did not leave
 
 	came  flow // requests that come
 	taken flow // successes, while the ramp lasts
@@ -39,7 +41,7 @@ func (r *ramp) stop(now time.Time) { r.flow, r.began = r.came.rate(now), time.Ti
 func (r *ramp) start(now time.Time) {
 	r.flow = max(r.flow, r.came.rate(now))
 	r.base = max(rampStart*r.flow, 1)
-	r.began, r.from, r.next, r.taken = now, now, now, flow{}
+	r.began, r.from, r.next, r.free, r.taken = now, now, now, nil, flow{}
 }
 
 // failed notes that one of so many requests has failed, and not by chance.
@@ -80,6 +82,17 @@ func (r *ramp) admit(now time.Time, kept *time.Time) time.Duration {
 		*kept = time.Time{}
 		return 0
 	}
+	if i := r.soonest(); i >= 0 {
+		at := r.free[i]
+		d := at.Sub(now)
+		if d <= 0 || kept != nil {
+			r.free = slices.Delete(r.free, i, i+1)
+		}
+		if d > 0 && kept != nil {
+			*kept = at
+		}
+		return max(d, 0)
+	}
 	d := r.next.Sub(now)
 	switch {
 	case d > rampAhead:
@@ -105,6 +118,24 @@ func (r *ramp) admit(now time.Time, kept *time.Time) time.Duration {
 		*kept = time.Time{}
 	}
 	return 0
+}
+
+// giveBack takes back a time that was kept for nobody who is still there.
+func (r *ramp) giveBack(kept time.Time) {
+	if !r.began.IsZero() && !kept.IsZero() && !kept.Before(r.from) {
+		r.free = append(r.free, kept)
+	}
+}
+
+// soonest is which of the times that were given back comes first; -1 without any.
+func (r *ramp) soonest() int {
+	first := -1
+	for i, t := range r.free {
+		if first < 0 || t.Before(r.free[first]) {
+			first = i
+		}
+	}
+	return first
 }
 
 // A flow counts what happens per second.

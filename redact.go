@@ -148,6 +148,7 @@ func causeText(err error, secrets []secret) string {
 		}
 		return false // there may be more
 	})
+	text = cutText(text, textBytes) // a server can make it as long as its headers may be
 	return withoutCredentials(withoutEchoes(scrubURLs(withoutQuotedURLs(text), true), secrets))
 }
 
@@ -155,17 +156,23 @@ func causeText(err error, secrets []secret) string {
 // none: nothing says where in it a secret is.
 func withoutQuotedURLs(s string) string {
 	for _, before := range [...]string{`Location header "`, `parse "`, `invalid port "`} {
-		for from := 0; ; {
-			i := strings.Index(s[from:], before)
+		var b strings.Builder
+		rest := s
+		for {
+			i := strings.Index(rest, before)
 			if i < 0 {
 				break
 			}
-			from += i + len(before) - 1
-			quoted, err := strconv.QuotedPrefix(s[from:])
+			i += len(before) - 1
+			quoted, err := strconv.QuotedPrefix(rest[i:])
 			if err != nil {
-				quoted = s[from:]
+				quoted = rest[i:]
 			}
-			s = s[:from] + redacted + s[from+len(quoted):]
+			b.WriteString(rest[:i] + redacted)
+			rest = rest[i+len(quoted):]
+		}
+		if b.Len() > 0 {
+			s = b.String() + rest
 		}
 	}
 	return s

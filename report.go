@@ -240,7 +240,7 @@ func plainHeader(h http.Header, secrets []secret) http.Header {
 				shown[i] = serverText(value, secrets)
 			}
 		}
-		plain[name] = shown
+		plain[withoutSecrets(capped(name, maxMessage), secrets)] = shown
 	}
 	return plain
 }

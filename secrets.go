@@ -112,12 +112,12 @@ func (set *secretSet) addHeader(v string, credential bool) {
 		}
 	}
 	for word := range strings.FieldsFuncSeq(rest, func(r rune) bool { return strings.ContainsRune(" ;,\"", r) }) {
-		if len(word) < minSecret {
-			continue
-		}
-		set.add(word, credential)
-		if _, value, ok := strings.Cut(word, "="); ok && len(value) >= minSecret { // the name is none
+		_, value, named := strings.Cut(word, "=") // the name is none
+		if named && (len(value) >= minSecret || credential && keyLike(value)) {
 			set.add(value, credential)
+		}
+		if len(word) >= minSecret {
+			set.add(word, credential)
 		}
 	}
 	if strings.Contains(v, "/") {
@@ -280,12 +280,19 @@ func isUUID(s string) bool {
 // credential for certain, so that even a short value of it is secret.
 func credentialName(name string) bool {
 	name = strings.ToLower(name)
-	for _, part := range [...]string{"auth", "key", "token", "secret", "cookie", "password", "signature", "sig"} {
+	for _, part := range [...]string{
+		"auth", "key", "token", "secret", "cookie", "password", "passwd", "passphrase", "pwd", "signature", "sig", "credential", "session", "jwt", "assertion",
+	} {
 		if strings.Contains(name, part) {
 			return true
 		}
 	}
-	return false
+	for _, table := range [...]*credentialIndex{headerSources, querySources, cookieSources} {
+		if r, n := table.find(name); n != 0 && r != isAccount {
+			return true
+		}
+	}
+	return name == "code"
 }
 
 // scrubURLs takes out of every URL in s its user, what looks like a key in its
