@@ -126,7 +126,7 @@ func TestALongQueueIsLookedAtSoonAndAShortOneAtOnce(t *testing.T) {
 				default:
 					assert.NotZero(t, after, "at once")
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				<-last.ready
 				require.ErrorIs(t, last.err, ErrWaitTooLong)
@@ -160,8 +160,8 @@ func TestWhoComesAgainFindsThePlaceThatItHad(t *testing.T) {
 func TestAQueueKeepsTheOrderOfArrival(t *testing.T) {
 	g := newGate(rate.Inf, 1)
 	circuits := []*circuit{nil, (&Breaker{}).newCircuit(), (&Breaker{}).newCircuit()}
-	var all []*turn                       // in order
-	random := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // to have it again
+	var all []*turn // in order
+	random := rand.New(rand.NewPCG(7, 7))
 	began := time.Now()
 	for range 3000 {
 		switch {

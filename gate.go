@@ -427,7 +427,7 @@ func (g *gate) reviewAll(now time.Time) {
 
 // To look at one in the queue takes some 100 ns. With a pause of lookPause for each,
 // that is a fiftieth of the time, however long the queue is and however many are
-// refused. A short one is looked at at once.
+// refused. At a short one it looks at once.
 const (
 	longQueue = 100
 	lookPause = 5 * time.Microsecond

@@ -503,21 +503,21 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// An errorOfMany is an error that can not be compared.
-type errorOfMany []string
+// An manyError is an error that can not be compared.
+type manyError []string
 
-func (e errorOfMany) Error() string { return e[0] }
+func (e manyError) Error() string { return e[0] }
 
 func TestAStreamMayEndWithAnErrorThatCannotBeCompared(t *testing.T) {
 	for name, rt := range map[string]http.RoundTripper{
-		"Stream": &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, errorOfMany{"broken"} })))},
+		"Stream": &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, manyError{"broken"} })))},
 		"Transport": &Transport{
-			Base:    &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, errorOfMany{"broken"} })))},
+			Base:    &Stream{Base: rtFunc(streams(sseType, readerFunc(func([]byte) (int, error) { return 0, manyError{"broken"} })))},
 			Timeout: Timeout{Idle: time.Minute, Header: time.Minute},
 			Retry:   Retry{Attempts: 2, MinDelay: 1, MaxDelay: 1},
 		},
 		"no answer": &Transport{
-			Base:    rtFunc(fails(errorOfMany{"broken"})),
+			Base:    rtFunc(fails(manyError{"broken"})),
 			Timeout: Timeout{Header: time.Minute},
 			Retry:   Retry{Attempts: 2, MinDelay: 1, MaxDelay: 1},
 		},
@@ -528,7 +528,7 @@ func TestAStreamMayEndWithAnErrorThatCannotBeCompared(t *testing.T) {
 				defer resp.Body.Close()
 				_, err = io.ReadAll(resp.Body)
 			}
-			var many errorOfMany
+			var many manyError
 			require.ErrorAs(t, Check(nil, err), &many)
 		})
 	}
