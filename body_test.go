@@ -178,6 +178,7 @@ func TestDiscardIsBounded(t *testing.T) {
 		stalled := newStalledBody("begin")
 		<-discard(stalled)
 		assert.Equal(t, drainTime, time.Since(began), "in time")
+		synctest.Wait()
 		assert.True(t, stalled.isClosed())
 
 		endless := &trackedBody{Reader: endlessReader{}}

@@ -367,6 +367,7 @@ func TestRetryDrainsForAMomentOnly(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 200, resp.StatusCode)
 		assert.Equal(t, []time.Duration{0, peekTime + drainTime}, base.times())
+		synctest.Wait()
 		assert.True(t, stalled.isClosed())
 	})
 }
