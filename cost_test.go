@@ -363,3 +363,17 @@ func TestTheTextOfACauseIsBounded(t *testing.T) {
 		assert.LessOrEqual(t, len(e.Error()), 2*maxMessage)
 	}
 }
+
+// BenchmarkLongQueue looks at all in a queue: ns/turn is what lookPause goes by.
+func BenchmarkLongQueue(b *testing.B) {
+	const n = 10_000
+	g := newGate(1, 1)
+	req := get(b)
+	for range n {
+		g.insert(newTurn(req, time.Now(), wish{units: 1}))
+	}
+	for b.Loop() {
+		g.reviewAll(time.Now())
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/turn")
+}

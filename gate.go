@@ -61,12 +61,12 @@ type gate struct {
 
 // A wish is what a request asks of a gate.
 type wish struct {
-	units   float64
-	model   string        // that it asks for; empty if that makes no difference
-	latest  time.Time     // by RateLimit.MaxWait; zero for any time
-	circuit *circuit      // nil if there is none
-	patient time.Duration // MaxWait of Breaker
-	pays    bool          // it waits for the caller's Limiter when it has left
+	units    float64
+	model    string        // that it asks for; empty if that makes no difference
+	waitEnds time.Time     // by RateLimit.MaxWait; zero for never
+	circuit  *circuit      // nil if there is none
+	patient  time.Duration // MaxWait of Breaker
+	pays     bool          // it waits for the caller's Limiter when it has left
 }
 
 // A pass is what a request takes along when it leaves.
@@ -425,9 +425,9 @@ func (g *gate) reviewAll(now time.Time) {
 	}
 }
 
-// To look at one in the queue takes some 100 ns. With a pause of lookPause for each,
-// that is a fiftieth of the time, however long the queue is and however many are
-// refused. At a short one it looks at once.
+// To look at one in the queue takes some 40 ns (BenchmarkLongQueue). With a pause of
+// lookPause for each, that is a hundredth of the time, however long the queue is and
+// however many are refused. A short queue is not spared.
 const (
 	longQueue = 100
 	lookPause = 5 * time.Microsecond

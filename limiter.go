@@ -33,16 +33,18 @@ type payment struct {
 // pay waits for the caller's Limiter, and reports whether that has let the request
 // pass, and whether it must come back to the gate all the same.
 func (p *passage) pay() (paid, overtaken bool, err error) {
-	ctx, cancel := context.WithCancel(p.req.Context())
-	defer cancel()
 	end, bounded := deadlineOf(p.req)
-	if latest := p.pass.latest; !latest.IsZero() && (!bounded || latest.Before(end)) {
-		end, bounded = latest, true
+	if most := p.pass.waitEnds; !most.IsZero() && (!bounded || most.Before(end)) {
+		end, bounded = most, true
 	}
+	var ctx context.Context
+	var cancel context.CancelFunc
 	if bounded {
-		ctx, cancel = context.WithDeadline(ctx, end)
-		defer cancel()
+		ctx, cancel = context.WithDeadline(p.req.Context(), end)
+	} else {
+		ctx, cancel = context.WithCancel(p.req.Context())
 	}
+	defer cancel()
 	if old := cancelled(p.req); old != nil {
 		go func() {
 			select {

@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -42,12 +43,10 @@ func (t *turn) tries() int { return max(t.attempts, 1) }
 // fewest is least, of a tree that may be empty.
 func (t *turn) fewest() int {
 	if t == nil {
-		return maxTries
+		return math.MaxInt
 	}
 	return t.least
 }
-
-const maxTries = int(^uint(0) >> 1)
 
 func (t *turn) count() int {
 	if t == nil {
@@ -200,8 +199,7 @@ func (t *turn) all(those []*turn) []*turn {
 	return t.right.all(append(t.left.all(those), t))
 }
 
-// line returns the line for a circuit, which must be given to used when something
-// has left it.
+// line returns the line for a circuit. Whoever leaves it calls used.
 func (g *gate) line(c *circuit) *line {
 	l := g.lines[c]
 	if l == nil {

@@ -76,7 +76,7 @@ func (p *passage) open() error {
 		p.gate = p.limited.state
 		w.units = p.limit.units(p.req)
 		if p.limit.MaxWait > 0 {
-			w.latest = time.Now().Add(p.limit.MaxWait)
+			w.waitEnds = time.Now().Add(p.limit.MaxWait)
 		}
 		if p.gate.prices != nil {
 			w.model = modelOf(p.req, maxEvent)

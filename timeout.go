@@ -124,7 +124,7 @@ func (t *Timeout) bound(req *http.Request, resp *http.Response, cancel context.C
 	}
 	x := exchangeOf(req, resp)
 	b := &idleBody{ReadCloser: resp.Body, limit: t.Idle, cancel: cancel, began: time.Now().Add(-1)}
-	b.stalls = func() {
+	b.giveUp = func() {
 		if b.err = gone(req); b.err == nil {
 			e := x.broke(ErrTimeout, fmt.Errorf("%w: %v", errIdleTimeout, t.Idle))
 			b.err = e
@@ -146,7 +146,7 @@ type idleBody struct {
 	io.ReadCloser
 	limit  time.Duration
 	cancel context.CancelCauseFunc // ends a read that is under way
-	stalls func()                  // sets err, and tells of it
+	giveUp func()                  // sets err, and tells of it
 	err    error                   // what reads return after one was ended
 	close  sync.Once
 	timer  *time.Timer
@@ -182,7 +182,7 @@ func (b *idleBody) Read(p []byte) (n int, err error) {
 			b.err = err
 			return
 		}
-		b.stalls()
+		b.giveUp()
 		err = b.err
 	}()
 	return b.ReadCloser.Read(p)

@@ -29,7 +29,7 @@ type turn struct {
 	attempts int           // how often it was sent, this time included
 	backed   bool          // it has backed off as long as it must
 	joined   time.Time     // the queue
-	latest   time.Time     // a turn after this is of no use, for whatever reason; zero for any
+	latest   time.Time     // a turn after this is of no use; zero for any
 	why      error         // what says so: context.DeadlineExceeded for the context
 	hold     time.Duration // how long it waits while nothing moves; 0 with a deadline
 	held     time.Time     // since when nothing moves while it waits; zero if something does
@@ -50,11 +50,11 @@ func newTurn(req *http.Request, now time.Time, w wish) *turn {
 		t.backed = !c.backed.IsZero() && !now.Before(c.backed)
 		hold = max(c.patience-c.stalled, 1)
 	}
-	if !w.latest.IsZero() {
-		t.latest, t.why = w.latest.Add(1), errMaxWait // a turn at MaxWait is in time
+	if !w.waitEnds.IsZero() {
+		t.latest, t.why = w.waitEnds.Add(1), errMaxWait // a turn at MaxWait is in time
 	}
 	deadline, bounded := deadlineOf(req)
-	if !bounded && w.latest.IsZero() {
+	if !bounded && w.waitEnds.IsZero() {
 		t.hold = hold
 	}
 	if bounded && (t.latest.IsZero() || deadline.Before(t.latest)) {
