@@ -365,41 +365,45 @@ func (c *circuit) probes(now time.Time) bool {
 
 // refusal returns why a request does not wait for the circuit until then; nil if
 // it does, or need not. With asked, it waits as long as the server asked for, too.
-func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) *Error {
+// It may be let in sooner than it was told, as it cannot wait for longer.
+func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) (e *Error, sooner bool) {
 	if c == nil {
-		return nil
+		return nil, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.until // when something may change by itself
 	switch {
 	case c.until.IsZero():
-		return nil
+		return nil, false
 	case now.Before(next):
 	case c.probe == nil || c.probe.sends(req) || !now.Before(c.probe.until):
-		return nil
+		return nil, false
 	default:
 		next = c.probe.until
 	}
 	switch {
 	case !asked:
-		c.hurry(now, until)
+		sooner = c.hurry(now, until)
 	case c.asked.Sub(now) <= maxOpenHint: // else it was opened by hand
 		until = later(until, c.asked.Add(time.Second))
 	}
 	if now.Before(until) && c.until.Before(until) {
-		return nil
+		return nil, sooner
 	}
-	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting))
+	return refusal(ErrCircuitOpen, max(next.Sub(now), 1), errors.New("sturdy: "+c.lasting)), sooner
 }
 
 // hurry makes the open period as short as the first, where somebody waits who
-// cannot wait longer: no guess of when the server is back refuses them.
-func (c *circuit) hurry(now, until time.Time) {
+// cannot wait longer, and reports whether it did: no guess of when the server is back
+// refuses them.
+func (c *circuit) hurry(now, until time.Time) bool {
 	soon := later(later(c.since.Add(c.openFor), c.asked), now)
-	if soon.Before(until) && soon.Before(c.until) && !c.until.Before(until) {
-		c.until = soon
+	if !soon.Before(until) || !soon.Before(c.until) || c.until.Before(until) {
+		return false
 	}
+	c.until = soon
+	return true
 }
 
 // isOpen reports whether the circuit lets nobody pass but a probe.
@@ -580,7 +584,7 @@ func (c *circuit) unlock(changed bool) []Event {
 	}
 	c.mu.Unlock()
 	for _, g := range gates {
-		g.circuitChanged()
+		g.circuitChanged(c)
 	}
 	return events
 }

@@ -132,7 +132,7 @@ func TestALongQueueIsLookedAtSoonAndAShortOneAtOnce(t *testing.T) {
 				require.ErrorIs(t, last.err, ErrWaitTooLong)
 				g.mu.Lock()
 				defer g.mu.Unlock()
-				assert.Equal(t, n-1, g.waiting)
+				assert.Equal(t, n-1, g.waiting())
 				g.timer.Stop()
 			})
 		})
@@ -148,8 +148,8 @@ func TestWhoComesAgainFindsThePlaceThatItHad(t *testing.T) {
 		for i := range 100 {
 			again := newTurn(get(t), long, wish{units: 1})
 			g.insert(again)
-			require.Equal(t, i, g.ahead(again))
-			for at := again.up; at != nil; at = at.up {
+			require.Equal(t, i, g.queue.before(&again.inQueue))
+			for at := again.inQueue.up; at != nil; at = at.up {
 				steps++
 			}
 		}
@@ -180,15 +180,15 @@ func TestAQueueKeepsTheOrderOfArrival(t *testing.T) {
 			}
 			all = append(all[:i:i], append([]*turn{one}, all[i:]...)...)
 		}
-		require.Equal(t, len(all), g.waiting)
+		require.Equal(t, len(all), g.waiting())
 		if len(all) == 0 {
 			assert.Empty(t, g.lines)
 			continue
 		}
-		first, _ := g.head()
+		first := g.open.first().turns.first()
 		require.Same(t, all[0], first)
 		i := random.IntN(len(all))
-		require.Equal(t, i, g.ahead(all[i]))
+		require.Equal(t, i, g.queue.before(&all[i].inQueue))
 		for _, l := range g.lines {
 			var least, last *turn
 			for _, one := range all {
@@ -203,7 +203,61 @@ func TestAQueueKeepsTheOrderOfArrival(t *testing.T) {
 			require.Same(t, last, l.turns.lastLeastTried())
 		}
 	}
-	require.Equal(t, all, g.queue())
+	require.Equal(t, all, g.queue.all())
+}
+
+// In one queue n circuits are open, each with one who waits, when requests to other
+// hosts pass by, and the circuits change one after the other.
+func TestAnOpenCircuitIsNotAskedAgainForWhatPassesBy(t *testing.T) {
+	assertGrowsLittle(t, 300, func(t *testing.T, n int) (asked int) {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGate(rate.Inf, 1)
+			g.fixed = true
+			until := time.Now().Add(time.Hour)
+			circuits := make([]*circuit, n)
+			for i := range circuits {
+				circuits[i] = (&Breaker{MaxWait: 2 * time.Hour}).newCircuit()
+				circuits[i].trip(until)
+				_, turn, err := g.enter(get(t), wish{units: 1, circuit: circuits[i], patient: 2 * time.Hour})
+				require.NoError(t, err)
+				defer turn.timer.Stop()
+			}
+			count := func() {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				require.Len(t, g.shut, n)
+				for _, l := range g.shut {
+					if !l.at.Equal(until) {
+						l.at = until
+						asked++
+					}
+				}
+			}
+			for _, c := range circuits { // whoever is asked says something else now
+				c.until = until.Add(time.Minute)
+			}
+			for range 100 {
+				free := (&Breaker{}).newCircuit()
+				left, turn, err := g.enter(get(t), wish{units: 1, circuit: free})
+				require.NoError(t, err)
+				if turn != nil {
+					<-turn.ready
+					left = *turn.pass
+				}
+				g.landed(&left)
+				count()
+			}
+			require.Zero(t, asked)
+			for _, c := range circuits {
+				c.trip(until.Add(time.Minute))
+				count()
+			}
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.timer.Stop()
+		})
+		return asked
+	})
 }
 
 // Each of n keys has one who waits for the same host to come back.

@@ -26,37 +26,40 @@ import (
 //
 // Locks are taken in this order: gate, circuit.
 type gate struct {
-	mu      sync.Mutex
-	limit   rate.Limit // the caller's ceiling; rate.Inf without one
-	burst   int
-	fixed   bool          // nothing is learned
-	capped  bool          // the caller has another limit than that
-	own     *rate.Limiter // holds them to limit; nil without one
-	bucket  *rate.Limiter // holds them to pace; nil while that holds nobody
-	paused  time.Time     // nobody leaves before
-	pace    pace
-	meters  []*meter  // of the newest answer that had any
-	known   []*meter  // of all answers
-	heard   time.Time // when the newest answer that had any came
-	silent  int       // successes since then
-	tokens  *meter    // the caller's ceiling; nil without one
-	prices  *prices   // in these tokens; nil without one
-	said    float64   // the rate that was reported last
-	cut     float64   // how many had left at the last news
-	left    toll
-	went    time.Time          // when the last left
-	took    time.Time          // when the server was last known to take any
-	denied  time.Time          // when it last refused one
-	busy    int                // answers in a row that the server is overloaded
-	chance  chance             // of these while it works
-	flying  int                // sent, and not answered
-	spare   int                // tokens taken for requests that were then cancelled
-	lines   map[*circuit]*line // the queue
-	waiting int                // in it
-	payers  int                // who have left it, and wait for the caller's Limiter
-	spared  time.Time          // all in the queue are not looked at again before
-	due     bool               // that is due
-	timer   *time.Timer
+	mu     sync.Mutex
+	limit  rate.Limit // the caller's ceiling; rate.Inf without one
+	burst  int
+	fixed  bool          // nothing is learned
+	capped bool          // the caller has another limit than that
+	own    *rate.Limiter // holds them to limit; nil without one
+	bucket *rate.Limiter // holds them to pace; nil while that holds nobody
+	paused time.Time     // nobody leaves before
+	pace   pace
+	meters []*meter  // of the newest answer that had any
+	known  []*meter  // of all answers
+	heard  time.Time // when the newest answer that had any came
+	silent int       // successes since then
+	tokens *meter    // the caller's ceiling; nil without one
+	prices *prices   // in these tokens; nil without one
+	said   float64   // the rate that was reported last
+	cut    float64   // how many had left at the last news
+	left   toll
+	went   time.Time // when the last left
+	took   time.Time // when the server was last known to take any
+	denied time.Time // when it last refused one
+	busy   int       // answers in a row that the server is overloaded
+	chance chance    // of these while it works
+	flying int       // sent, and not answered
+	spare  int       // tokens taken for requests that were then cancelled
+	queue  order
+	lines  map[*circuit]*line    // of the queue
+	open   agenda                // of these, whose circuit is asked when their turn comes
+	shut   agenda                // who are passed by for now
+	payers int                   // who have left the queue for the caller's Limiter
+	paying map[*payment]struct{} // of these, who wait in it
+	spared time.Time             // all in the queue are not looked at again before
+	due    bool                  // that is due
+	timer  *time.Timer
 }
 
 // A wish is what a request asks of a gate.
@@ -96,7 +99,7 @@ func (g *gate) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if g.waiting > 0 || g.flying > 0 || now.Before(g.paused) {
+	if g.waiting() > 0 || g.flying > 0 || now.Before(g.paused) {
 		return false
 	}
 	for m := range g.limits() {
@@ -119,7 +122,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	began := time.Now()
 	w.circuit.arrived(began)
-	if g.waiting == 0 && g.wait(began, &w) == 0 {
+	if g.waiting() == 0 && g.wait(began, &w) == 0 {
 		if a, wait := w.circuit.admit(began, req, nil); wait == 0 {
 			p := g.leave(began, w, a)
 			g.mu.Unlock()
@@ -128,7 +131,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	t := newTurn(req, began, w)
 	g.insert(t)
-	if g.refuse(t, began, g.outlook(began), g.ahead(t)) {
+	if g.refuse(t, began, g.outlook(began), g.queue.before(&t.inQueue)) {
 		g.remove(t)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
@@ -145,7 +148,7 @@ func (g *gate) quit(t *turn) {
 	t.timer.Stop()
 	g.mu.Lock()
 	now := time.Now()
-	if t.in != nil {
+	if t.line != nil {
 		g.remove(t)
 	} else if t.pass != nil {
 		g.undo(t.pass, now)
@@ -237,7 +240,7 @@ func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
 // refusal as the server said, or as Retry's settings say, need not wait for a
 // guess: it is held up for the sake of nobody.
 func (g *gate) waitOf(t *turn, now time.Time) time.Duration {
-	if t.backed && g.flying == 0 && g.waiting == 1 {
+	if t.backed && g.flying == 0 && g.waiting() == 1 {
 		return g.told(now, &t.wish)
 	}
 	return g.wait(now, &t.wish)
@@ -337,12 +340,16 @@ func (g *gate) paceAt(now time.Time) {
 
 // pump lets leave who may, and sets the timer for the next.
 func (g *gate) pump(now time.Time) {
+	for l := g.shut.first(); l != nil && !l.at.After(now); l = g.shut.first() {
+		g.reopen(l)
+	}
 	next := time.Duration(math.MaxInt64)
 	for {
-		t, l := g.head()
-		if t == nil {
+		l := g.open.first()
+		if l == nil {
 			break
 		}
+		t := l.turns.first()
 		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break
@@ -358,8 +365,7 @@ func (g *gate) pump(now time.Time) {
 		}
 		a, d := t.circuit.admit(now, t.req, &l.kept)
 		if d > 0 {
-			next = min(next, d)
-			l.shut = true
+			l.put(&g.shut, now.Add(d))
 			continue
 		}
 		g.remove(t)
@@ -368,8 +374,8 @@ func (g *gate) pump(now time.Time) {
 		t.pass = &p
 		close(t.ready)
 	}
-	for _, l := range g.lines {
-		l.shut = false
+	if l := g.shut.first(); l != nil {
+		next = min(next, l.at.Sub(now))
 	}
 	if g.due {
 		next = min(next, max(g.spared.Sub(now), 1))
@@ -379,7 +385,7 @@ func (g *gate) pump(now time.Time) {
 
 func (g *gate) wake(d time.Duration) {
 	switch {
-	case g.waiting == 0 || d == math.MaxInt64:
+	case g.waiting() == 0 || d == math.MaxInt64:
 		if g.timer != nil {
 			g.timer.Stop()
 		}
@@ -403,19 +409,19 @@ func (g *gate) wake(d time.Duration) {
 // looks at all of them only so often that it takes little of the time.
 func (g *gate) review(now time.Time) {
 	g.overtake(now)
-	if g.due = g.waiting > 0 && now.Before(g.spared); !g.due {
+	if g.due = g.waiting() > 0 && now.Before(g.spared); !g.due {
 		g.reviewAll(now)
 	}
 	g.pump(now)
 }
 
 func (g *gate) reviewAll(now time.Time) {
-	if g.waiting > longQueue {
-		g.spared = now.Add(time.Duration(g.waiting) * lookPause)
+	if g.waiting() > longQueue {
+		g.spared = now.Add(time.Duration(g.waiting()) * lookPause)
 	}
 	o := g.outlook(now)
 	ahead := 0
-	for _, t := range g.queue() {
+	for _, t := range g.queue.all() {
 		if g.refuse(t, now, o, ahead) {
 			g.remove(t)
 			close(t.ready)
@@ -434,9 +440,12 @@ const (
 )
 
 // circuitChanged is called by a circuit, without its lock.
-func (g *gate) circuitChanged() {
+func (g *gate) circuitChanged(c *circuit) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if l := g.lines[c]; l != nil {
+		g.reopen(l)
+	}
 	g.review(time.Now())
 }
 

@@ -146,3 +146,22 @@ func TestTheBucketOfALearnedRate(t *testing.T) {
 		assert.Equal(t, rate.Limit(row.rate), g.bucket.Limit(), row)
 	}
 }
+
+// The circuit was asked before, and said that it is open for an hour.
+func TestACircuitThatOpensSoonerForWhoCannotWaitIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(rate.Inf, 1)
+		c := (&Breaker{OpenFor: time.Second, MaxOpen: time.Hour}).newCircuit()
+		now := time.Now()
+		c.since, c.until = now, now.Add(time.Hour)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		hasty := newTurn(get(t), now, wish{circuit: c, patient: time.Minute})
+		g.insert(hasty)
+		hasty.line.put(&g.shut, c.until)
+		g.reviewAll(now)
+		g.pump(now)
+		defer g.timer.Stop()
+		assert.Equal(t, now.Add(time.Second), g.shut.first().at)
+	})
+}

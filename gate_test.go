@@ -166,7 +166,7 @@ func TestAHundredThousandWaitersAreNotHeavy(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	assert.Less(t, after.HeapAlloc-before.HeapAlloc, uint64(100<<20))
-	assert.Equal(t, n, g.waiting)
+	assert.Equal(t, n, g.waiting())
 }
 
 func TestAfterAPauseNobodyLeavesAllAtOnce(t *testing.T) {

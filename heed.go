@@ -36,7 +36,7 @@ func (g *gate) landed(p *pass) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.land(p)
-	if g.waiting > 0 {
+	if g.waiting() > 0 {
 		g.pump(time.Now())
 	}
 }
@@ -66,7 +66,7 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 			g.unheard(now)
 		}
 	}
-	if g.waiting > 0 {
+	if g.waiting() > 0 {
 		g.pump(now)
 	}
 }
@@ -82,7 +82,7 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 	g.land(p)
 	g.denied = now
 	g.hear(p, false, now, buckets)
-	resume, alone := now, g.flying == 0 && g.waiting == 0
+	resume, alone := now, g.flying == 0 && g.waiting() == 0
 	if until := now.Add(d); d > 0 && until.After(g.paused) {
 		g.paused = until
 	}
@@ -193,7 +193,7 @@ func (g *gate) settle(p *pass, used float64) {
 	now := time.Now()
 	g.tokens.spend(now, used-p.charged)
 	g.prices.learn(p.model, p.units, used)
-	if g.waiting > 0 {
+	if g.waiting() > 0 {
 		g.pump(now)
 	}
 }
@@ -202,7 +202,7 @@ func (g *gate) settle(p *pass, used float64) {
 func (g *gate) state(now time.Time) LimitState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := LimitState{Rate: rate.Inf, Remaining: -1, Waiting: g.waiting, InFlight: g.flying}
+	s := LimitState{Rate: rate.Inf, Remaining: -1, Waiting: g.waiting(), InFlight: g.flying}
 	if now.Before(g.paused) {
 		s.Paused = g.paused
 	}

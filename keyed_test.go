@@ -380,7 +380,7 @@ func TestAPausedGateIsNotForgotten(t *testing.T) {
 		g := (&RateLimit{Limit: 10, Burst: 2}).newGate()
 		assert.True(t, g.idle())
 		g.refused(&pass{}, time.Second, false, nil)
-		t.Log(g.waiting, g.flying, time.Now(), g.went, g.pace.rate)
+		t.Log(g.waiting(), g.flying, time.Now(), g.went, g.pace.rate)
 		assert.False(t, g.idle())
 		t.Log(g.pace.rate)
 		time.Sleep(2 * time.Second)

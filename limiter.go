@@ -74,11 +74,11 @@ func (p *passage) pay() (paid, overtaken bool, err error) {
 func (g *gate) begin(pay *payment) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.line(pay.circuit)
-	if l.paying == nil {
-		l.paying = make(map[*payment]struct{})
+	if g.paying == nil {
+		g.paying = make(map[*payment]struct{})
 	}
-	l.paying[pay] = struct{}{}
+	g.paying[pay] = struct{}{}
+	g.line(pay.circuit).paying++
 	g.overtake(time.Now()) // it may have been since it left
 }
 
@@ -94,11 +94,8 @@ func (g *gate) end(pay *payment, sent *pass) {
 		g.depart(sent, now)
 		sent.admitted = sent.circuit.depart(sent.admitted, now)
 	}
-	if l := g.lines[pay.circuit]; l != nil {
-		delete(l.paying, pay)
-		g.used(l)
-	}
-	if g.waiting > 0 {
+	g.stopPaying(pay)
+	if g.waiting() > 0 {
 		g.pump(now)
 	}
 }
@@ -106,17 +103,21 @@ func (g *gate) end(pay *payment, sent *pass) {
 // overtake has those come back who wait for the Limiter and may not be sent any
 // more.
 func (g *gate) overtake(now time.Time) {
-	for _, l := range g.lines {
-		if len(l.paying) == 0 || !now.Before(g.paused) && !l.circuit.isOpen() {
-			continue
+	paused := now.Before(g.paused)
+	for pay := range g.paying {
+		if paused || !pay.probes && pay.circuit.isOpen() {
+			pay.overtaken = true
+			pay.cancel()
+			g.stopPaying(pay)
 		}
-		for pay := range l.paying {
-			if !pay.probes || now.Before(g.paused) {
-				pay.overtaken = true
-				pay.cancel()
-				delete(l.paying, pay)
-			}
-		}
+	}
+}
+
+func (g *gate) stopPaying(pay *payment) {
+	if _, pays := g.paying[pay]; pays {
+		delete(g.paying, pay)
+		l := g.lines[pay.circuit]
+		l.paying--
 		g.used(l)
 	}
 }

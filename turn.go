@@ -22,7 +22,9 @@ const maxHold = 2 * time.Minute
 // nobody: it may change at any moment.
 type turn struct {
 	wish
-	node     // its place in the queue
+	line     *line // where it waits; nil if it does not
+	inLine   node
+	inQueue  node
 	req      *http.Request
 	call     *call // nil without a Retry
 	arrived  time.Time
@@ -107,7 +109,7 @@ func (g *gate) await(t *turn) (pass, error) {
 func (g *gate) check(t *turn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.in == nil {
+	if t.line == nil {
 		return
 	}
 	now := time.Now()
@@ -135,6 +137,10 @@ func (t *turn) nextCheck(now time.Time, stalled time.Duration) time.Duration {
 	}
 	return next
 }
+
+// tries is how often a request was sent, this time included. Without a Retry
+// nobody counts.
+func (t *turn) tries() int { return max(t.attempts, 1) }
 
 // An outlook is what the turns of all in a queue are estimated by.
 type outlook struct {
@@ -173,9 +179,13 @@ func (g *gate) metered(now time.Time, ahead int, w *wish) time.Duration {
 
 // refuse reports whether it is of no use to t to wait on, and says so in it.
 func (g *gate) refuse(t *turn, now time.Time, o outlook, ahead int) bool {
-	if e := t.circuit.refusal(now, t.until, t.asked, t.req); e != nil {
+	e, sooner := t.circuit.refusal(now, t.until, t.asked, t.req)
+	if e != nil {
 		t.err = e
 		return true
+	}
+	if sooner {
+		g.reopen(t.line)
 	}
 	wait, why := g.turnIn(now, o, ahead, &t.wish), t.why
 	late := !t.latest.IsZero() && !now.Add(wait).Before(t.latest)

@@ -1,0 +1,179 @@
+package sturdy
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// An order holds turns in the order of their arrival, and those that arrived at the
+// same time as they were put in. All it does takes a time that grows with the
+// logarithm of their number, wherever a turn's place is: what was refused and comes
+// again belongs in front of most.
+//
+// It is a treap, a search tree that is balanced at random: R. Seidel, C. Aragon,
+// "Randomized search trees", Algorithmica 16 (1996).
+type order struct{ root *node }
+
+// A node is a turn's place in an order.
+type node struct {
+	turn            *turn
+	up, left, right *node
+	weight          uint32
+	size            int // turns in the tree below, itself included
+	least           int // the fewest attempts of these
+}
+
+// fewest is least, of a tree that may be empty.
+func (n *node) fewest() int {
+	if n == nil {
+		return math.MaxInt
+	}
+	return n.least
+}
+
+func (n *node) count() int {
+	if n == nil {
+		return 0
+	}
+	return n.size
+}
+
+// update makes size and least true, if they are of what is below.
+func (n *node) update() {
+	n.size = n.left.count() + 1 + n.right.count()
+	n.least = min(n.left.fewest(), n.turn.tries(), n.right.fewest())
+}
+
+// insert puts t, whose place will be n, behind all that arrived before it.
+func (o *order) insert(n *node, t *turn) {
+	*n = node{turn: t, weight: rand.Uint32()} //nolint:gosec // balances a tree
+	n.update()
+	link := &o.root
+	for at := *link; at != nil; at = *link {
+		at.size++
+		at.least = min(at.least, n.least)
+		n.up = at
+		if link = &at.right; t.arrived.Before(at.turn.arrived) {
+			link = &at.left
+		}
+	}
+	*link = n
+	for n.up != nil && n.weight < n.up.weight {
+		o.lift(n)
+	}
+}
+
+// remove takes n out.
+func (o *order) remove(n *node) {
+	for n.left != nil || n.right != nil {
+		if n.right == nil || n.left != nil && n.left.weight < n.right.weight {
+			o.lift(n.left)
+		} else {
+			o.lift(n.right)
+		}
+	}
+	*o.linkTo(n) = nil
+	for at := n.up; at != nil; at = at.up {
+		at.update()
+	}
+	n.up = nil
+}
+
+// lift changes the places of n and the node above it in the tree, and no order.
+func (o *order) lift(n *node) {
+	above := n.up
+	*o.linkTo(above) = n
+	n.up, above.up = above.up, n
+	var moved *node
+	if above.left == n {
+		moved = n.right
+		above.left, n.right = moved, above
+	} else {
+		moved = n.left
+		above.right, n.left = moved, above
+	}
+	if moved != nil {
+		moved.up = above
+	}
+	above.update()
+	n.update()
+}
+
+// linkTo is what points to n from above.
+func (o *order) linkTo(n *node) **node {
+	switch {
+	case n.up == nil:
+		return &o.root
+	case n.up.left == n:
+		return &n.up.left
+	}
+	return &n.up.right
+}
+
+// first returns who arrived first; nil if nobody is there.
+func (o *order) first() *turn {
+	n := o.root
+	if n == nil {
+		return nil
+	}
+	for n.left != nil {
+		n = n.left
+	}
+	return n.turn
+}
+
+// leastTried returns the first of those that were sent least often.
+func (o *order) leastTried() *turn {
+	n := o.root
+	for {
+		switch {
+		case n.left.fewest() == n.least:
+			n = n.left
+		case n.turn.tries() == n.least:
+			return n.turn
+		default:
+			n = n.right
+		}
+	}
+}
+
+// lastLeastTried returns the last of them.
+func (o *order) lastLeastTried() *turn {
+	n := o.root
+	for {
+		switch {
+		case n.right.fewest() == n.least:
+			n = n.right
+		case n.turn.tries() == n.least:
+			return n.turn
+		default:
+			n = n.left
+		}
+	}
+}
+
+// before is how many are in front of n.
+func (o *order) before(n *node) int {
+	ahead := n.left.count()
+	for ; n.up != nil; n = n.up {
+		if n == n.up.right {
+			ahead += n.up.left.count() + 1
+		}
+	}
+	return ahead
+}
+
+// all returns the turns in order.
+func (o *order) all() []*turn {
+	those := make([]*turn, 0, o.root.count())
+	var walk func(n *node)
+	walk = func(n *node) {
+		if n != nil {
+			walk(n.left)
+			those = append(those, n.turn)
+			walk(n.right)
+		}
+	}
+	walk(o.root)
+	return those
+}
