@@ -6,12 +6,14 @@ GOVULNCHECK   := v1.9.0
 
 # The time limit of a package's tests; which benchmarks to run, and how often;
 # the time that each fuzz target gets; which files mutants are made of, and how
-# many are tried at once.
+# many are tried at once; with which of the random servers to begin, and how many.
 TIMEOUT  ?= 30m
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 60s
 SOAK     ?= 5m
+FIRST    ?= 5001
+SEEDS    ?= 300
 MUTATE   ?= gate.go line.go limiter.go turn.go pass.go heed.go retry.go breaker.go
 MUTANTS  ?= 1
 
@@ -49,6 +51,11 @@ sim: ## Print how near RateLimit and Breaker come to what a server allows
 .PHONY: noharm
 noharm: ## Print what the zero value loses beside a bare client and a plain retry loop
 	@cd bench && go test -count=1 -v ./noharm | sed -n 's/^ *|/|/p; /^ *--- FAIL/p; /^ok/p; /^FAIL/p'
+
+.PHONY: grid
+grid: ## Try random servers and callers, beside an oracle and others: make grid FIRST=5001 SEEDS=300
+	@cd bench && go test -count=1 -v -timeout=$(TIMEOUT) -run='^TestGrid$$' ./grid -first=$(FIRST) -seeds=$(SEEDS) \
+		-clients='zero value,Retry alone,bare,go-retryablehttp,cubic' | grep -v '^ *\(=== \|--- PASS\)'
 
 .PHONY: soak
 soak: ## Hammer random stacks at length, under the race detector: make soak SOAK=1h
