@@ -109,6 +109,8 @@ func BenchmarkKey(b *testing.B) {
 		headers   []string
 	}{
 		{"none", "https://api.example.com/v1", nil},
+		{"none,path", "https://api.example.com/api/v2/webhooks/0a1b2c3d-0a1b-4a1b-8a1b-0a1b2c3d4e5f/deliveries", nil},
+		{"path", "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX", nil},
 		{"bearer", "https://api.example.com/v1", []string{"Authorization", "Bearer sk-0123456789abcdef0123456789abcdef"}},
 		{"bearer,SDK", "https://api.example.com/v1", append(sdk, "Authorization", "Bearer sk-0123456789abcdef0123456789abcdef")},
 		{"JWT", "https://api.example.com/v1", []string{"Authorization", "Bearer " + jwtOf(`{"iss":"https://login.example.com/","sub":"u1","azp":"app","iat":1,"scope":"`+strings.Repeat("x", 600)+`"}`)}},

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 )
 
 // What a server tells callers apart by is all over a request: in headers, in the
@@ -140,6 +141,7 @@ var headerSources = indexed(1, []credentialSource{
 	{"auth-token", isCredential},                        // the same
 	{"x-token", isCredential},                           // the same
 	{"x-user-token", isCredential},                      // the same
+	{"music-user-token", isCredential},                  // Apple Music, beside the developer's: developer.apple.com/documentation/applemusicapi
 	{"x-session-token", isCredential},                   // the same
 	{"x-secret-key", isCredential},                      // the same
 	{"x-access-key", isCredential},                      // the same
@@ -171,36 +173,27 @@ var headerSources = indexed(1, []credentialSource{
 // asked for, such as appid, code, id, session and username, are not here; those that
 // say so now and then are ambiguous. What only signs the URL it is in, such as the sig
 // of a shared access signature, is another for each URL, and says nothing of its own.
-var querySources = indexed(1001, []credentialSource{
+// Servers differ in how they part the words of a name, so that does not matter: api_key
+// is apiKey and api-key as well.
+var querySources = loosely(1001, []credentialSource{
 	{"key", isAmbiguous},                    // developers.google.com/maps/faq, "API keys"; Trello
 	{"token", isAmbiguous},                  // Trello: developer.atlassian.com/cloud/trello/guides/rest-api/authorization; Finnhub, Gitea
 	{"auth", isAmbiguous},                   // Firebase: firebase.google.com/docs/database/rest/auth
 	{"client_id", isAmbiguous},              // Unsplash: unsplash.com/documentation; Foursquare
-	{"api_key", isCredential},               // api.data.gov/docs/developer-manual; TMDB, SerpApi, Datadog
-	{"apikey", isCredential},                // apiKey: newsapi.org/docs/authentication, spoonacular.com/food-api/docs; apikey: omdbapi.com
-	{"api-key", isCredential},               // The Guardian: open-platform.theguardian.com/documentation
+	{"api_key", isCredential},               // api.data.gov/docs/developer-manual; apiKey: newsapi.org/docs/authentication; apikey: omdbapi.com; api-key: open-platform.theguardian.com/documentation
 	{"x-api-key", isCredential},             // AWS API Gateway's authorizers; Anthropic by gateways
 	{"access_token", isCredential},          // RFC 6750, section 2.3
 	{"auth_token", isCredential},            // HipChat; a common name
 	{"auth_key", isCredential},              // DeepL until 2025: developers.deepl.com/docs
 	{"api_token", isCredential},             // Pipedrive; eodhd.com/financial-apis
-	{"apitoken", isCredential},              // the same without its underscore
 	{"access_key", isCredential},            // apilayer: currencylayer.com/documentation
 	{"private_token", isCredential},         // GitLab: docs.gitlab.com/api/rest/authentication
 	{"job_token", isCredential},             // GitLab, the same page
 	{"user_key", isCredential},              // 3scale: docs.redhat.com, "Authentication patterns"
 	{"app_key", isCredential},               // Edamam: developer.edamam.com; api.tfl.gov.uk
 	{"application_key", isCredential},       // Datadog, beside api_key
-	{"accesstoken", isCredential},           // the same as access_token, as those down to jwt are of others
-	{"access-token", isCredential},          // the same
-	{"authtoken", isCredential},             // the same
-	{"auth-token", isCredential},            // the same
-	{"api-token", isCredential},             // the same
-	{"authkey", isCredential},               // the same
-	{"accesskey", isCredential},             // the same
-	{"secret_key", isCredential},            // the same
+	{"secret_key", isCredential},            // no single owner, as those down to jwt
 	{"session_token", isCredential},         // the same
-	{"subscription_key", isCredential},      // the same
 	{"rapidapi-key", isCredential},          // the same
 	{"personal_access_token", isCredential}, // the same
 	{"jwt", isCredential},                   // the same
@@ -260,16 +253,35 @@ var cookieSources = indexed(2001, []credentialSource{
 type credentialIndex struct {
 	first   int // the number of the first source
 	sources []credentialSource
-	usual   []string       // their names, as a Header has them
+	loose   bool           // the words of a name may be parted in any way
+	names   []string       // as they are looked for: without what parts their words, if loose
+	usual   []string       // the same, as a Header has them
 	heads   [1 << 11]uint8 // of the chain of sources that have these; 1 is the first source
 	next    []uint8        // in the chain
 }
 
 func indexed(first int, sources []credentialSource) *credentialIndex {
-	x := &credentialIndex{first: first, sources: sources, next: make([]uint8, len(sources)+1)}
-	for i, s := range sources {
-		x.usual = append(x.usual, textproto.CanonicalMIMEHeaderKey(s.name))
-		head := x.head(s.name)
+	x := &credentialIndex{first: first, sources: sources}
+	for _, s := range sources {
+		x.names = append(x.names, s.name)
+	}
+	return x.linked()
+}
+
+// loosely is indexed for names whose words may be parted in any way.
+func loosely(first int, sources []credentialSource) *credentialIndex {
+	x := &credentialIndex{first: first, sources: sources, loose: true}
+	for _, s := range sources {
+		x.names = append(x.names, strings.NewReplacer("_", "", "-", "").Replace(s.name))
+	}
+	return x.linked()
+}
+
+func (x *credentialIndex) linked() *credentialIndex {
+	x.next = make([]uint8, len(x.names)+1)
+	for i, name := range x.names {
+		x.usual = append(x.usual, textproto.CanonicalMIMEHeaderKey(name))
+		head := x.head(name)
 		x.next[i+1], *head = *head, uint8(i+1)
 	}
 	return x
@@ -281,15 +293,49 @@ func (x *credentialIndex) head(name string) *uint8 {
 
 // find returns the role of a name and its number, or 0 if it is no source's.
 func (x *credentialIndex) find(name string) (role, int) {
-	if name == "" {
+	if x.loose && (strings.IndexByte(name, '_') >= 0 || strings.IndexByte(name, '-') >= 0) {
+		return x.findParted(name)
+	}
+	i := x.place(name)
+	if i < 0 || x.loose && x.sources[i].role == isAmbiguous && len(name) != len(x.sources[i].name) {
 		return 0, 0
 	}
+	return x.sources[i].role, x.first + i
+}
+
+// findParted is find for a name whose words are parted. A source that is ambiguous
+// counts only as it is documented: clientId more often says whom is asked for.
+func (x *credentialIndex) findParted(name string) (role, int) {
+	var plain [32]byte // longer than any name
+	n := 0
+	for i := range len(name) {
+		if name[i] == '_' || name[i] == '-' {
+			continue
+		}
+		if n == len(plain) {
+			return 0, 0
+		}
+		plain[n] = name[i]
+		n++
+	}
+	i := x.place(string(plain[:n]))
+	if i < 0 || x.sources[i].role == isAmbiguous && !strings.EqualFold(name, x.sources[i].name) {
+		return 0, 0
+	}
+	return x.sources[i].role, x.first + i
+}
+
+// place returns where in x a name is, or -1.
+func (x *credentialIndex) place(name string) int {
+	if name == "" {
+		return -1
+	}
 	for i := *x.head(name); i != 0; i = x.next[i] {
-		if s := &x.sources[i-1]; len(name) == len(s.name) && (name == x.usual[i-1] || strings.EqualFold(name, s.name)) {
-			return s.role, x.first + int(i) - 1
+		if known := x.names[i-1]; len(name) == len(known) && (name == x.usual[i-1] || strings.EqualFold(name, known)) {
+			return int(i) - 1
 		}
 	}
-	return 0, 0
+	return -1
 }
 
 // callers tells callers apart without keeping their credentials: by a hash with a
@@ -343,6 +389,9 @@ func (c *callers) of(req *http.Request) uint64 {
 			c.add(&t, isAuthorization, headerSources.first, "Basic "+basic)
 		}
 	}
+	if t.credentials == 0 && req.URL != nil {
+		t.credentials = c.path(req.URL)
+	}
 	if t.credentials == 0 {
 		t.credentials = t.ambiguous
 	}
@@ -393,9 +442,14 @@ func (c *callers) query(t *callerTally, raw string) {
 	for part := range strings.SplitSeq(raw, "&") {
 		name, v, _ := strings.Cut(part, "=")
 		r, n := querySources.find(unescaped(name))
-		if n != 0 {
-			c.add(t, r, n, unescaped(v))
+		if n == 0 {
+			continue
 		}
+		v = unescaped(v)
+		if r == isAmbiguous && isJWT(v) { // nothing else looks like one
+			r = isCredential
+		}
+		c.add(t, r, n, v)
 	}
 }
 
@@ -428,9 +482,138 @@ func (c *callers) cookies(t *callerTally, header string) {
 	}
 }
 
+// A pathSource is where a service has a credential in a URL's path. No more than these
+// is looked for: a path says what is asked for, and a key for each thing would know
+// nothing of what the server has said of the last.
+type pathSource struct {
+	host     string            // of the service, or the domain that it is in
+	before   string            // what comes first; a * stands for what has no slash
+	segments int               // which are the credential
+	anywhere func(string) bool // whether it is one also at another host, such as a proxy's; nil if that can not be seen
+}
+
+var pathSources = [...]pathSource{
+	{"api.telegram.org", "/bot", 1, isBotToken}, // core.telegram.org/bots/api#authorizing-your-bot; the server may be one's own
+	{"api.telegram.org", "/file/bot", 1, isBotToken},
+	{"hooks.slack.com", "/services/", 3, isSlackHook}, // docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
+	{"hooks.slack.com", "/workflows/", 4, nil},
+	{"hooks.slack.com", "/triggers/", 3, nil},
+	{"discord.com", "/api/webhooks/", 2, isDiscordHook}, // discord.com/developers/docs/resources/webhook, by which limits are: /docs/topics/rate-limits
+	{"discord.com", "/api/*/webhooks/", 2, isDiscordHook},
+	{"webhook.office.com", "/webhookb2/", 4, nil},             // Teams: learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors
+	{"open.feishu.cn", "/open-apis/bot/v2/hook/", 1, nil},     // open.feishu.cn/document/client-docs/bot-v3/add-custom-bot
+	{"open.larksuite.com", "/open-apis/bot/v2/hook/", 1, nil}, // the same abroad
+	{"hooks.zapier.com", "/hooks/catch/", 2, nil},             // help.zapier.com, "Trigger Zaps from webhooks"
+	{"maker.ifttt.com", "/trigger/*/with/key/", 1, nil},       // help.ifttt.com, "Webhooks service FAQ"
+	{"maker.ifttt.com", "/trigger/*/json/with/key/", 1, nil},  // the same
+	{"events.pagerduty.com", "/integration/", 1, nil},         // developer.pagerduty.com/docs, "Events API"
+	{"infura.io", "/v3/", 1, nil},                             // docs.metamask.io/services/get-started/infura
+	{"g.alchemy.com", "/v2/", 1, nil},                         // alchemy.com/docs
+}
+
+// pathBegins says of the first two letters of a path whether a source begins with
+// them: most paths have none, and pay for no more than this.
+var pathBegins = func() (begins [1 << 10]bool) {
+	for _, s := range pathSources {
+		begins[pathBegin(s.before)] = true
+	}
+	return begins
+}()
+
+func pathBegin(path string) int { return int(path[1]&0x1f)<<5 | int(path[2]&0x1f) }
+
+// path returns who has the credential in a path; 0 if there is none.
+func (c *callers) path(u *url.URL) uint64 {
+	if len(u.Path) < 3 || !pathBegins[pathBegin(u.Path)] {
+		return 0
+	}
+	for i := range pathSources {
+		s := &pathSources[i]
+		if u.Path[1:3] != s.before[1:3] {
+			continue
+		}
+		credential := firstSegments(behind(u.Path, s.before), s.segments)
+		if credential != "" && (inDomain(u.Hostname(), s.host) || s.anywhere != nil && s.anywhere(credential)) {
+			return mixed(c.hash(credential), 3001+i)
+		}
+	}
+	return 0
+}
+
+// behind returns what follows in a path that begins like pattern; "" if it does not.
+func behind(path, pattern string) string {
+	for {
+		literal, more, star := strings.Cut(pattern, "*")
+		rest, ok := strings.CutPrefix(path, literal)
+		switch {
+		case !ok:
+			return ""
+		case !star:
+			return rest
+		}
+		path, pattern = rest[max(strings.IndexByte(rest, '/'), 0):], more
+	}
+}
+
+// firstSegments returns the first n segments of a path; "" if there are fewer.
+func firstSegments(path string, n int) string {
+	end := -1
+	for range n {
+		from := end + 1
+		if from > len(path) {
+			return ""
+		}
+		length := strings.IndexByte(path[from:], '/')
+		if length < 0 {
+			length = len(path) - from
+		}
+		if length == 0 {
+			return ""
+		}
+		end = from + length
+	}
+	return path[:end]
+}
+
+func inDomain(host, domain string) bool {
+	i := len(host) - len(domain)
+	return i >= 0 && strings.EqualFold(host[i:], domain) && (i == 0 || host[i-1] == '.')
+}
+
+// isBotToken reports whether s is "123456789:" and 35 characters.
+func isBotToken(s string) bool {
+	id, token, _ := strings.Cut(s, ":")
+	return len(id) >= 5 && strings.Trim(id, "0123456789") == "" && len(token) >= 30 && isBase64URL(token)
+}
+
+// isSlackHook reports whether s is "T0123ABCD/B0123ABCD/" and 24 characters.
+func isSlackHook(s string) bool {
+	team, s, _ := strings.Cut(s, "/")
+	app, token, _ := strings.Cut(s, "/")
+	const capitals = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	return len(team) >= 9 && team[0] == 'T' && strings.Trim(team, capitals) == "" &&
+		len(app) >= 9 && app[0] == 'B' && strings.Trim(app, capitals) == "" && len(token) >= 20 && isBase64URL(token)
+}
+
+// isDiscordHook reports whether s is a number of 17 digits or more, a slash and 68
+// characters.
+func isDiscordHook(s string) bool {
+	id, token, _ := strings.Cut(s, "/")
+	return 17 <= len(id) && len(id) <= 20 && strings.Trim(id, "0123456789") == "" && len(token) >= 60 && isBase64URL(token)
+}
+
+func isBase64URL(s string) bool {
+	for i := range len(s) {
+		if classOfRune(rune(s[i])) == 0 && s[i] != '-' && s[i] != '_' {
+			return false
+		}
+	}
+	return true
+}
+
 // plain returns who has a credential that has no scheme.
 func (c *callers) plain(v string) uint64 {
-	if strings.HasPrefix(v, "eyJ") {
+	if isJWT(v) {
 		return c.jwt(v)
 	}
 	return c.hash(v)
@@ -438,15 +621,16 @@ func (c *callers) plain(v string) uint64 {
 
 // authorization returns who has a credential with a scheme; 0 if it does not say.
 func (c *callers) authorization(v string) uint64 {
-	scheme, rest, ok := strings.Cut(v, " ")
-	rest = strings.TrimLeft(rest, " ")
+	scheme, rest, ok := cutScheme(v)
 	switch {
 	case !ok && !strings.Contains(v, "ignature=") && !strings.HasPrefix(v, "bce-auth-v"):
 		return c.plain(v)
-	case strings.HasPrefix(rest, "eyJ") && strings.Count(rest, ".") == 2:
+	case isJWT(rest):
 		return c.jwt(rest)
-	case len(scheme) == len("Bearer") && strings.EqualFold(scheme, "Bearer"), len(scheme) == len("Basic") && strings.EqualFold(scheme, "Basic"):
-		return c.hash(v)
+	case len(scheme) == len("Bearer") && strings.EqualFold(scheme, "Bearer"):
+		return mixed(c.hash(rest), 1)
+	case len(scheme) == len("Basic") && strings.EqualFold(scheme, "Basic"):
+		return mixed(c.hash(rest), 2)
 	case strings.EqualFold(scheme, "Negotiate"), strings.EqualFold(scheme, "NTLM"), strings.EqualFold(scheme, "Kerberos"):
 		return 0 // another ticket each time, and who it is for is sealed in it
 	case strings.HasPrefix(v, "bce-auth-v"): // Baidu: bce-auth-v1/access key/time/…
@@ -457,7 +641,32 @@ func (c *callers) authorization(v string) uint64 {
 	if who := c.signer(scheme, rest); who != 0 {
 		return who
 	}
-	return c.hash(v)
+	return c.schemed(scheme, rest)
+}
+
+// cutScheme cuts a credential behind its scheme, and the blanks that follow.
+func cutScheme(v string) (scheme, rest string, ok bool) {
+	i := strings.IndexByte(v, ' ')
+	if i < 0 {
+		i = strings.IndexByte(v, '\t')
+	}
+	if i < 0 {
+		return v, "", false
+	}
+	return v[:i], strings.TrimLeft(v[i:], " \t"), true
+}
+
+// schemed returns who has a credential that is opaque. A scheme has no case: RFC
+// 9110, section 11.1.
+func (c *callers) schemed(scheme, rest string) uint64 {
+	var lower [16]byte // those that are longer differ before
+	n := copy(lower[:], scheme)
+	for i, b := range lower[:n] {
+		if 'A' <= b && b <= 'Z' {
+			lower[i] = b + 'a' - 'A'
+		}
+	}
+	return maphash.Bytes(c.seed, lower[:n]) + mixed(c.hash(rest), 3)
 }
 
 // keyedSchemes are those whose credential is a key's name, a colon and a
@@ -523,6 +732,12 @@ func parameter(s, name string) string {
 		}
 		return beforeAny(v, ", ;&")
 	}
+}
+
+// isJWT reports whether s looks like a JSON Web Token: three parts, of which the first
+// is the Base64 of what begins with a brace.
+func isJWT(s string) bool {
+	return len(s) > 2 && s[0] == 'e' && strings.IndexByte("wxyz0123456789-_", s[1]) >= 0 && strings.Count(s, ".") == 2
 }
 
 // jwt returns who has a JSON Web Token. One that is fresh for each request has the
@@ -601,6 +816,8 @@ func claimsOf(s string) []byte {
 		switch {
 		case i < 2 && !isText:
 			return nil // neither a number nor nothing is an issuer or a subject
+		case strings.ContainsRune(text, utf8.RuneError):
+			return nil // what is no UTF-8, nor half of a surrogate pair, is read as this, whatever it is
 		case isText:
 			claims = strconv.AppendQuote(claims, text)
 		case v != nil && !bytes.Equal(v, []byte("null")) && !bytes.Equal(v, []byte(`""`)):

@@ -47,10 +47,14 @@
 // A [RateLimit] keeps apart those that a server tells apart: by scheme, host and
 // credential. Credentials are found in Authorization, with any scheme, in the headers
 // and query parameters by which well-known services have them, such as X-Api-Key,
-// PRIVATE-TOKEN and api_key, and in session cookies, where there is nothing else.
+// PRIVATE-TOKEN and api_key, and, where there is nothing else, in the paths of bots and
+// webhooks such as Telegram's and Slack's, and in session cookies.
 // Headers that name an organization, a project or a tenant count too. If there are
-// several, all of them count together. No credential is kept: a key has a fingerprint of
-// it that is worth nothing outside the process.
+// several, all of them count together: so the users of an application with one key are
+// told apart by their tokens, but not by cookies, which a server may set in passing, nor
+// by a parameter that may be something else, such as token, unless it is a JSON Web Token.
+// No credential is kept: a key has a fingerprint of it that is worth nothing outside the
+// process.
 //
 // A signature is another for each request, so it is told by who signed. A JSON Web
 // Token is told by its issuer, subject, application and tenant, if it has the first

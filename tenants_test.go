@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"testing"
@@ -22,23 +23,40 @@ func signedJWT(claims, signature string) string {
 	return part([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + part([]byte(claims)) + "." + part([]byte(signature))
 }
 
+// spacedJWT returns the nth token of one subject, of which the header begins so.
+func spacedJWT(begin string, n int) string {
+	part := base64.RawURLEncoding.EncodeToString
+	return part([]byte(begin+`"alg":"RS256"}`)) + "." + part(fmt.Appendf(nil, `{"iss":"i","sub":"s","iat":%d}`, n)) + ".signature"
+}
+
 // A tenant is how a request shows on whose behalf it is sent.
 type tenant struct {
 	headers []string // in pairs, as they are in the map
 	query   string
 	user    *url.Userinfo
+	url     string // if it is another
 }
 
 func header(pairs ...string) tenant { return tenant{headers: pairs} }
 
 func query(raw string) tenant { return tenant{query: raw} }
 
+func at(url string) tenant { return tenant{url: url} }
+
 func (c tenant) request(t testing.TB) *http.Request {
 	req := get(t)
+	if c.url != "" {
+		var err error
+		req.URL, err = url.Parse(c.url)
+		require.NoError(t, err)
+	}
 	for i := 0; i < len(c.headers); i += 2 {
 		req.Header[c.headers[i]] = append(req.Header[c.headers[i]], c.headers[i+1])
 	}
-	req.URL.RawQuery, req.URL.User = c.query, c.user
+	if c.query != "" {
+		req.URL.RawQuery = c.query
+	}
+	req.URL.User = c.user
 	return req
 }
 
@@ -62,6 +80,7 @@ func credentials() map[string]func(who string) tenant {
 	for _, name := range []string{
 		"key", "token", "auth", "client_id", "api_key", "apikey", "apiKey", "api-key", "access_token", "auth_token", "api_token", "access_key",
 		"private_token", "user_key", "app_key", "subscription-key", "quotaUser", "oauth_token", "AWSAccessKeyId", "GoogleAccessId", "skoid", "api%5Fkey",
+		"API-Key", "APIKEY", "API_KEY", "accessToken", "access-token", "subscriptionKey", "xApiKey",
 	} {
 		all["query "+name] = func(who string) tenant { return query("q=1&" + name + "=" + who + "&page=2") }
 	}
@@ -101,6 +120,26 @@ func credentials() map[string]func(who string) tenant {
 		return query("X-Amz-Credential=" + who + "%2F20261128%2Fus-east-1&X-Amz-Signature=0")
 	}
 	all["Google URL"] = func(who string) tenant { return query("X-Goog-Credential=" + who + "%2F20261128&X-Goog-Signature=0") }
+	for name, url := range map[string]string{
+		"Telegram":            "https://api.telegram.org/bot123456:%s/sendMessage",
+		"Telegram's files":    "https://api.telegram.org/file/bot123456:%s/photos/1.jpg",
+		"a Telegram of one's": "http://127.0.0.1:8081/bot123456789:AAF-x1Yz2Wv3Ut4Sr5Qp6On7Ml8Kj%s/getMe",
+		"Slack":               "https://hooks.slack.com/services/T00000000/B00000000/%s",
+		"Slack's workflows":   "https://hooks.slack.com/workflows/T00000000/A00000000/1/%s",
+		"Slack by a proxy":    "https://proxy.example.com/services/T00000000/B00000000/aB3dE5gH7jK9mN1p%s",
+		"Discord":             "https://discord.com/api/webhooks/123456789012345678/%s/messages/1",
+		"Discord's version":   "https://canary.discord.com/api/v10/webhooks/123456789012345678/%s?wait=true",
+		"Discord by a proxy":  "http://proxy:8080/api/v10/webhooks/123456789012345678/" + strings.Repeat("aB3-", 15) + "%s",
+		"Teams":               "https://x.webhook.office.com/webhookb2/a@b/IncomingWebhook/%s/c",
+		"Feishu":              "https://open.feishu.cn/open-apis/bot/v2/hook/%s",
+		"Zapier":              "https://hooks.zapier.com/hooks/catch/1/%s/",
+		"IFTTT":               "https://maker.ifttt.com/trigger/x/with/key/%s",
+		"PagerDuty":           "https://events.pagerduty.com/integration/%s/enqueue",
+		"Infura":              "https://mainnet.infura.io/v3/%s",
+		"Alchemy":             "https://eth-mainnet.g.alchemy.com/v2/%s/getNFTs",
+	} {
+		all["path of "+name] = func(who string) tenant { return at(fmt.Sprintf(url, who)) }
+	}
 	all["user of the URL"] = func(who string) tenant { return tenant{user: url.UserPassword(who, "p")} }
 	all["second of two"] = func(who string) tenant { return header("Authorization", "Bearer x", "X-Api-Key", who) }
 	all["second value"] = func(who string) tenant { return header("X-Api-Key", "x", "X-Api-Key", who) }
@@ -121,7 +160,7 @@ func TestEachCredentialTellsTenantsApart(t *testing.T) {
 	}
 	for _, table := range []*credentialIndex{headerSources, querySources, cookieSources} {
 		for i, s := range table.sources {
-			for _, name := range []string{s.name, table.usual[i], strings.ToUpper(s.name)} {
+			for _, name := range []string{s.name, strings.ToUpper(s.name), textproto.CanonicalMIMEHeaderKey(s.name)} {
 				role, n := table.find(name)
 				assert.Equal(t, s.role, role, name)
 				assert.Equal(t, table.first+i, n, name)
@@ -176,6 +215,11 @@ func TestOneTenantHasOneKeyHoweverItIsWritten(t *testing.T) {
 	for name, pair := range map[string][2]tenant{
 		"case of a header":          {header("X-Api-Key", "a"), header("x-API-key", "a")},
 		"case of a parameter":       {query("apikey=a"), query("apiKey=a")},
+		"words of a parameter":      {query("api_key=a"), query("API-Key=a")},
+		"case of a scheme":          {header("Authorization", "Bearer a"), header("Authorization", "bearer a")},
+		"case of another scheme":    {header("Authorization", "Token a"), header("Authorization", "TOKEN a")},
+		"blanks behind a scheme":    {header("Authorization", "Basic a"), header("Authorization", "BASIC \t  a ")},
+		"a tab behind a scheme":     {header("Authorization", "Bearer a"), header("Authorization", "Bearer\ta")},
 		"blanks":                    {header("X-Api-Key", "a"), header("X-Api-Key", " a ")},
 		"an empty credential":       {header(), header("X-Api-Key", "", "Authorization", " ")},
 		"an empty parameter":        {query("q=1"), query("api_key=&key")},
@@ -197,6 +241,15 @@ func TestOneTenantHasOneKeyHoweverItIsWritten(t *testing.T) {
 		"signature of an AWS URL":   {query("X-Amz-Credential=a%2F20261127&X-Amz-Signature=1"), query("X-Amz-Credential=a/20261128&X-Amz-Signature=2")},
 		"signature of an Azure URL": {query("skoid=a&se=1&sig=1"), query("skoid=a&se=2&sig=2")},
 		"a fresh JWT":               {header("Authorization", "Bearer "+signedJWT(`{"iss":"i","sub":"s","iat":1,"jti":"1"}`, "1")), header("Authorization", "Bearer "+signedJWT(`{"jti":"2","sub":"s","iss":"i","exp":2}`, "2"))},
+		"a fresh JWT with blanks":   {header("Authorization", "Bearer "+spacedJWT("{\n", 1)), header("Authorization", "Bearer "+spacedJWT("{ ", 2))},
+		"one that is bare":          {header("X-Auth-Token", spacedJWT("{\t", 1)), header("X-Auth-Token", spacedJWT("{\r", 2))},
+		"a JWT beside a key":        {tenant{headers: []string{"X-Api-Key", "a"}, query: "token=" + spacedJWT("{", 1)}, tenant{headers: []string{"X-Api-Key", "a"}, query: "token=" + spacedJWT("{", 2)}},
+		"a cursor beside a key":     {tenant{headers: []string{"X-Api-Key", "a"}, query: "token=eyJwYWdlIjoxfQ"}, tenant{headers: []string{"X-Api-Key", "a"}, query: "token=eyJwYWdlIjoyfQ"}},
+		"a path beside a key":       {tenant{headers: []string{"X-Api-Key", "a"}, url: "https://mainnet.infura.io/v3/a"}, tenant{headers: []string{"X-Api-Key", "a"}, url: "https://mainnet.infura.io/v3/b"}},
+		"a cookie beside a path":    {tenant{headers: []string{"Cookie", "JSESSIONID=a"}, url: "https://mainnet.infura.io/v3/a"}, tenant{headers: []string{"Cookie", "JSESSIONID=b"}, url: "https://mainnet.infura.io/v3/a"}},
+		"methods of a bot":          {at("https://api.telegram.org/bot1:a/getMe"), at("https://api.telegram.org/bot1:a/sendMessage?chat_id=1")},
+		"an escaped bot":            {at("https://api.telegram.org/bot1:a/getMe"), at("https://api.telegram.org/bot1%3Aa/getMe")},
+		"messages of a hook":        {at("https://discord.com/api/webhooks/1/a"), at("https://discord.com/api/webhooks/1/a/messages/2")},
 		"a fresh JWT in a header":   {header("X-Auth-Token", jwtOf(`{"iss":"i","sub":"s","iat":1}`)), header("X-Auth-Token", jwtOf(`{"iss":"i","sub":"s","iat":2}`))},
 		"a fresh JWT in a query":    {query("access_token=" + jwtOf(`{"iss":"i","sub":"s","iat":1}`)), query("access_token=" + jwtOf(`{"iss":"i","sub":"s","iat":2}`))},
 		"a fresh JWT in a cookie":   {header("Cookie", "access_token="+jwtOf(`{"iss":"i","sub":"s","iat":1}`)), header("Cookie", "access_token="+jwtOf(`{"iss":"i","sub":"s","iat":2}`))},
@@ -218,6 +271,9 @@ func TestOneTenantHasOneKeyHoweverItIsWritten(t *testing.T) {
 		"an array":                 {`["iss","sub",1]`, `["iss","sub",2]`},
 		"too long":                 {`{"iss":"i","sub":"s","iat":1,"x":"` + long + `"}`, `{"iss":"i","sub":"s","iat":2,"x":"` + long + `"}`},
 		"claims that run together": {`{"iss":"i","sub":"s","azp":"a"}`, `{"iss":"i","sub":"s","cid":"a"}`},
+		"no UTF-8":                 {"{\"iss\":\"i\",\"sub\":\"s\xff\"}", "{\"iss\":\"i\",\"sub\":\"s\xfe\"}"},
+		"no UTF-8 in a tenant":     {"{\"iss\":\"i\",\"sub\":\"s\",\"tid\":\"\xff\"}", "{\"iss\":\"i\",\"sub\":\"s\",\"tid\":\"\xfe\"}"},
+		"half of a pair":           {`{"iss":"i","sub":"\ud800"}`, `{"iss":"i","sub":"\udfff"}`},
 		"a number for a tenant":    {`{"iss":"i","sub":"s","org_id":1}`, `{"iss":"i","sub":"s","org_id":2}`},
 	} {
 		t.Run("JWT: "+name, func(t *testing.T) {
@@ -225,6 +281,58 @@ func TestOneTenantHasOneKeyHoweverItIsWritten(t *testing.T) {
 			a, b := header("Authorization", "Bearer "+jwtOf(claims[0])), header("Authorization", "Bearer "+jwtOf(claims[1]))
 			assert.NotEqual(t, l.keyOf(a.request(t)), l.keyOf(b.request(t)), "its bytes count")
 		})
+	}
+}
+
+// A key for each thing that is asked for would be one that nothing is known of.
+func TestAKeyIsNotOfWhatIsAskedFor(t *testing.T) {
+	l := &RateLimit{}
+	for _, pair := range [][2]tenant{
+		{at("https://api.example.com/users/1"), at("https://api.example.com/users/2")},
+		{at("https://api.example.com/u/0a1b2c3d-0a1b-4a1b-8a1b-0a1b2c3d4e5f"), at("https://api.example.com/u/0a1b2c3d-0a1b-4a1b-8a1b-0a1b2c3d4e60")},
+		{at("https://bucket.s3.amazonaws.com/q7Zk2Wm9Xt4Bv8Lc3Hd6.jpg"), at("https://bucket.s3.amazonaws.com/w/y/q7Zk2Wm9Xt4Bv8Lc3Hd7")},
+		{at("https://api.github.com/repos/o/r/commits/0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d"), at("https://api.github.com/repos/o/r/hooks/123/deliveries")},
+		{at("https://api.example.com/api/webhooks/1/deliveries"), at("https://api.example.com/api/webhooks/123456789012345678/0a1b2c3d-0a1b-4a1b-8a1b-0a1b2c3d4e5f")},
+		{at("https://api.example.com/services/T00000000/B00000000/x"), at("https://api.example.com/services/TODAY/BOOKINGS/q7Zk2Wm9Xt4Bv8Lc3Hd6")},
+		{at("https://api.example.com/bot1:activate"), at("https://api.example.com/bots/q7Zk2Wm9Xt4Bv8Lc3Hd6q7Zk2Wm9Xt4Bv8Lc3Hd6")},
+		{at("https://api.example.com/v3/0a1b2c3d4e5f60718293a4b5c6d7e8f9"), at("https://api.example.com/v2/0a1b2c3d4e5f60718293a4b5c6d7e8f9")},
+		{at("https://notdiscord.com/api/webhooks/1/a"), at("https://discord.com.example.com/api/webhooks/1/b")},
+		{at("https://discord.com/api/webhooks/1"), at("https://discord.com/api/webhooks/2/")},
+		{at("https://hooks.slack.com/services"), at("https://hooks.slack.com/services//B/x")},
+		{at("https://api.example.com/"), at("https://api.example.com")},
+		{query("keyword=a&author=a&max_tokens=1&token_count=1&monkey=a"), query("keyword=b&author=b&max_tokens=2&token_count=2&monkey=b")},
+		{query("page_token=a&pageToken=a&next_token=a&continuation_token=a"), query("page_token=b&pageToken=b&next_token=b&continuation_token=b")},
+		{query("clientId=1&client-id=1"), query("clientId=2&client-id=2")},
+		{query(strings.Repeat("api_", 20) + "key=1"), query("_=1&-=2")},
+	} {
+		a, b := pair[0].request(t), pair[1].request(t)
+		assert.Zero(t, l.keyOf(a).credential, a.URL)
+		assert.Zero(t, l.keyOf(b).credential, b.URL)
+	}
+}
+
+// Whom the application's key is used for is told apart, too, where that is certain.
+func TestTheUsersOfAnApplicationAreToldApart(t *testing.T) {
+	l := &RateLimit{}
+	for name, of := range map[string]func(who string) tenant{
+		"Authorization": func(who string) tenant { return header("X-Api-Key", "app", "Authorization", "Bearer "+who) },
+		"a header":      func(who string) tenant { return header("X-Api-Key", "app", "X-Auth-Token", who) },
+		"Apple Music":   func(who string) tenant { return header("Authorization", "Bearer app", "Music-User-Token", who) },
+		"access_token":  func(who string) tenant { return query("api_key=app&accessToken=" + who) },
+		"Trello":        func(who string) tenant { return query("key=app&token=" + who) },
+		"a JWT as token": func(who string) tenant {
+			return tenant{headers: []string{"X-Api-Key", "app"}, query: "token=" + jwtOf(`{"iss":"i","sub":"`+who+`"}`)}
+		},
+	} {
+		assert.NotEqual(t, l.keyOf(of("a").request(t)), l.keyOf(of("b").request(t)), name)
+	}
+	for name, of := range map[string]func(who string) tenant{
+		"a session in passing": func(who string) tenant {
+			return header("X-Api-Key", "app", "Cookie", "JSESSIONID="+who+"; AWSALB="+who)
+		},
+		"a coin": func(who string) tenant { return tenant{headers: []string{"X-Api-Key", "app"}, query: "token=" + who} },
+	} {
+		assert.Equal(t, l.keyOf(of("a").request(t)), l.keyOf(of("b").request(t)), name)
 	}
 }
 
@@ -260,6 +368,8 @@ func TestTellingCallersApartIsCheap(t *testing.T) {
 	for name, req := range map[string]*http.Request{
 		"bearer":              header("Authorization", "Bearer x", "Content-Type", "application/json", "Cookie", "theme=dark; sid=1").request(t),
 		"query":               query("q=1&api_key=2").request(t),
+		"no credential":       at("https://api.example.com/v1/files/file-BK7bzQj3FfZFXr7DbL6xJwfo?page-token=a_b").request(t),
+		"path":                at("https://discord.com/api/v10/webhooks/123456789012345678/a").request(t),
 		"a JWT that was seen": jwt,
 	} {
 		assert.Zero(t, testing.AllocsPerRun(100, func() { l.keyOf(req) }), name)
