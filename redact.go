@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -57,7 +56,7 @@ func withoutCredentials(s string) string {
 			continue
 		}
 		word := strings.TrimRight(s[i:end], ".") // the end of a sentence is not part of it
-		if likeCredential(word) {
+		if likeCredential(word) || strings.HasSuffix(s[i:end], "...") && likeCredential(s[i:end]) {
 			b.WriteString(s[done:i] + redacted)
 			done = i + len(word)
 		}
@@ -80,6 +79,9 @@ var secretFields = regexp.MustCompile(`(?i)(?:\b|_)(?:password|passwd|secret|cli
 func withoutFields(s string) string {
 	var spans []span
 	for _, at := range secretFields.FindAllStringSubmatchIndex(s, -1) {
+		if plainByName(fieldAt(s, at[0])) {
+			continue
+		}
 		for i := 2; i < len(at); i += 2 {
 			if at[i] < at[i+1] {
 				spans = append(spans, span{at[i], at[i+1]})
@@ -87,6 +89,19 @@ func withoutFields(s string) string {
 		}
 	}
 	return replaceSpans(s, spans)
+}
+
+// fieldAt returns the name that goes on at i in s.
+func fieldAt(s string, i int) string {
+	inName := func(c byte) bool { return c == '_' || classOfRune(rune(c)) != 0 }
+	from, to := i, i
+	for from > 0 && inName(s[from-1]) {
+		from--
+	}
+	for to < len(s) && inName(s[to]) {
+		to++
+	}
+	return s[from:to]
 }
 
 // serverText is a server's text, or a part of it, as an Error has it: without
@@ -107,11 +122,43 @@ func notInCredential(r rune) bool {
 	return (r < 'a' || 'z' < r) && (r < 'A' || 'Z' < r) && (r < '0' || '9' < r)
 }
 
-// credentialPrefixes begin the API keys and tokens of well-known services.
-var credentialPrefixes = [...]string{
-	"sk-", "sk_", "pk-", "pk_", "rk_", "fk-", "sess-", "gsk_", "xai-", "hf_", "pplx-", "r8_", "fw_", "tgp_",
-	"nvapi-", "csk-", "AIza", "ya29.", "AKIA", "ASIA", "eyJ", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-",
-	"xoxb-", "xoxp-",
+// credentialPrefixes begin the API keys and tokens of well-known services. Some begin
+// other words as well: of these, the rest has to look like a key's.
+var credentialPrefixes = [...]struct {
+	text string
+	rest func(string) bool
+}{
+	{"sk-", nil}, {"sk_", liveOrRandom}, {"pk-", notInWords}, {"pk_", liveOrRandom}, {"rk_", liveOrRandom}, {"fk-", notInWords},
+	{"sess-", notInWords}, {"gsk_", notInWords}, {"xai-", nil}, {"hf_", notInWords}, {"pplx-", nil}, {"r8_", notInWords}, {"fw_", notInWords},
+	{"tgp_", notInWords}, {"nvapi-", nil}, {"csk-", notInWords}, {"AIza", nil}, {"ya29.", nil}, {"AKIA", accessKeyID}, {"ASIA", accessKeyID},
+	{"eyJ", nil}, {"ghp_", nil}, {"gho_", nil}, {"ghs_", nil}, {"github_pat_", nil}, {"glpat-", nil}, {"xoxb-", nil}, {"xoxp-", nil},
+}
+
+// notInWords reports whether s has something that a name in snake_case has not.
+func notInWords(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return classOfRune(r) == 1 || classOfRune(r) == 2 })
+}
+
+// liveOrRandom reports whether s goes on as the keys of Stripe and those like it,
+// or is random: pk_ begins the names of primary keys, too.
+func liveOrRandom(s string) bool {
+	for _, mode := range [...]string{"live_", "test_", "prod_"} {
+		if strings.HasPrefix(s, mode) {
+			return true
+		}
+	}
+	run := s[:len(s)-len(strings.TrimLeftFunc(s, func(r rune) bool { return classOfRune(r) != 0 }))]
+	return hasDigitAndLetter(run) && (len(run) >= 16 || len(run) < len(s) && strings.Trim(s[len(run):], ".…") == "")
+}
+
+// accessKeyID reports whether s goes on as the names of AWS's keys do: with 16
+// capitals and digits, all of them or some of them and dots.
+func accessKeyID(s string) bool {
+	shown := strings.Trim(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+	if shown == "" {
+		return len(s) == 16
+	}
+	return len(shown) < len(s) && strings.Trim(shown, ".…") == ""
 }
 
 // likeCredential reports whether word looks like a key or a token, or like one
@@ -124,9 +171,16 @@ func likeCredential(word string) bool {
 	if len(word) < 9 && !cut {
 		return false // most words
 	}
-	return slices.ContainsFunc(credentialPrefixes[:], func(prefix string) bool {
-		return strings.HasPrefix(word, prefix) && (cut || len(word) >= len(prefix)+6)
-	})
+	if isJWT(word) && strings.IndexByte(word, '.') >= 16 && len(word) >= 48 {
+		return true
+	}
+	for _, prefix := range &credentialPrefixes {
+		rest, ok := strings.CutPrefix(word, prefix.text)
+		if ok && (cut || len(rest) >= 6) && (prefix.rest == nil || prefix.rest(rest)) {
+			return true
+		}
+	}
+	return false
 }
 
 // causeText is the text of a cause without secrets. The URL of a url.Error, any

@@ -146,12 +146,13 @@ func (set *secretSet) addURL(u *url.URL) {
 			}
 			continue
 		}
-		if plainParameters[strings.ToLower(name)] {
+		if plainParameters[strings.ToLower(name)] || plainByName(unescaped(name)) {
 			continue
 		}
-		set.add(raw, credentialName(name))
+		credential := credentialName(unescaped(name))
+		set.add(raw, credential)
 		if plus := strings.ReplaceAll(raw, "+", " "); plus != raw {
-			set.add(plus, credentialName(name))
+			set.add(plus, credential)
 		}
 	}
 	if u.User != nil {
@@ -276,23 +277,105 @@ func isUUID(s string) bool {
 	return strings.Trim(s, "0123456789abcdefABCDEF-") == ""
 }
 
+// credentialParts are in the names of headers and parameters that hold a credential.
+var credentialParts = [...]string{
+	"auth", "key", "token", "secret", "cookie", "password", "passwd", "passphrase", "pwd", "sig", "credential", "session", "jwt", "assertion",
+}
+
+func hasCredentialPart(lower string) bool {
+	return slices.ContainsFunc(credentialParts[:], func(part string) bool { return strings.Contains(lower, part) })
+}
+
 // credentialName reports whether a header or parameter of this name holds a
 // credential for certain, so that even a short value of it is secret.
 func credentialName(name string) bool {
-	name = strings.ToLower(name)
-	for _, part := range [...]string{
-		"auth", "key", "token", "secret", "cookie", "password", "passwd", "passphrase", "pwd", "signature", "sig", "credential", "session", "jwt", "assertion",
-	} {
-		if strings.Contains(name, part) {
-			return true
-		}
+	if hasCredentialPart(strings.ToLower(name)) {
+		return !plainByName(name)
 	}
 	for _, table := range [...]*credentialIndex{headerSources, querySources, cookieSources} {
 		if r, n := table.find(name); n != 0 && r != isAccount {
 			return true
 		}
 	}
-	return name == "code"
+	return strings.EqualFold(name, "code")
+}
+
+// plainByName reports whether a name is one that only looks like a credential's, as
+// keyword, author, max_tokens and page_token do. What it holds says what is asked for.
+func plainByName(name string) bool {
+	if !hasCredentialPart(strings.ToLower(name)) {
+		return false
+	}
+	words := wordsOf(name)
+	found := false
+	for i, word := range words {
+		if !hasCredentialPart(word) {
+			continue
+		}
+		before, after := "", ""
+		if i > 0 {
+			before = words[i-1]
+		}
+		if i+1 < len(words) {
+			after = words[i+1]
+		}
+		if !plainWord(before, word, after) {
+			return false
+		}
+		found = true
+	}
+	return found
+}
+
+// plainWord reports whether a word of a name, between these two, names no credential.
+func plainWord(before, word, after string) bool {
+	if slices.ContainsFunc(plainWords[:], func(plain string) bool { return strings.HasPrefix(word, plain) }) {
+		return !strings.HasPrefix(word, "authori") || strings.HasPrefix(word, "authorit")
+	}
+	switch word {
+	case "token":
+		return slices.Contains(pageWords[:], before) || slices.Contains(measureWords[:], after)
+	case "tokens":
+		return slices.Contains(amountWords[:], before) || slices.Contains(measureWords[:], after)
+	case "key":
+		return slices.Contains(dataWords[:], before) || slices.Contains(measureWords[:], after) || after == "marker"
+	}
+	return false
+}
+
+var (
+	// plainWords begin words with a part of a credential's name in them.
+	plainWords = [...]string{
+		"author", "keyword", "keyboard", "keyframe", "keynote", "keyspace", "monkey", "donkey", "turkey", "hockey", "jockey", "whiskey",
+		"tokeniz", "tokenis", "secretar", "design", "assign", "signal", "signup", "signin", "insight",
+		"pagetoken", "nexttoken", "nextpagetoken", "continuationtoken", "synctoken", "maxtokens", "tokencount", "tokentype",
+		"startkey", "endkey", "keymarker",
+	}
+	// pageWords are before a token that says where a list goes on.
+	pageWords = [...]string{"page", "pagination", "next", "prev", "previous", "continuation", "continue", "resume", "resumption", "sync", "cursor", "skip", "start", "marker", "delta"}
+	// amountWords are before a number of tokens.
+	amountWords = [...]string{"max", "min", "total", "prompt", "completion", "input", "output", "new", "num", "n", "cached", "reasoning", "thinking", "budget", "used", "remaining"}
+	// measureWords are behind what they measure.
+	measureWords = [...]string{"count", "limit", "budget", "usage", "length", "size", "type"}
+	// dataWords are before a key of the server's data.
+	dataWords = [...]string{"start", "end", "partition", "row", "sort", "primary", "foreign"}
+)
+
+// wordsOf returns the words of a name in lower case, however they are parted.
+func wordsOf(name string) []string {
+	var words []string
+	from := 0
+	for i := range len(name) {
+		switch {
+		case classOfRune(rune(name[i])) == 0:
+			words = append(words, strings.ToLower(name[from:i]))
+			from = i + 1
+		case i > from && classOfRune(rune(name[i])) == 2 && classOfRune(rune(name[i-1])) != 2:
+			words = append(words, strings.ToLower(name[from:i]))
+			from = i
+		}
+	}
+	return append(words, strings.ToLower(name[from:]))
 }
 
 // scrubURLs takes out of every URL in s its user, what looks like a key in its
@@ -361,7 +444,7 @@ func scrubQuery(query string, strict bool) string {
 	for part := range strings.SplitSeq(query, "&") {
 		name, value, ok := strings.Cut(part, "=")
 		switch {
-		case ok && value != "" && (strict || credentialName(name) || keyLike(value)):
+		case ok && value != "" && (strict || credentialName(unescaped(name)) || keyLike(value) && !plainByName(unescaped(name))):
 			part = name + "=" + redacted
 		case !ok && part != "" && (keyLike(part) || strict && len(part) >= minSecret):
 			part = redacted

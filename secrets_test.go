@@ -358,3 +358,53 @@ func TestTheJSONOfAnError(t *testing.T) {
 	assert.Equal(t, `sturdy.Error{Class:rate_limit, StatusCode:429, Err:"boom"}`, fmt.Sprintf("%#v", Error{Class: ErrRateLimit, StatusCode: 429, Err: errors.New("boom")}))
 	assert.Equal(t, "<nil>", fmt.Sprintf("%v", (*Error)(nil)))
 }
+
+func TestANameThatOnlyLooksLikeACredentialsIsPlain(t *testing.T) {
+	for _, name := range []string{
+		"keyword", "keywords", "author", "authors", "authorId", "monkey", "max_tokens", "maxTokens", "max_new_tokens", "token_count",
+		"tokenCount", "page_token", "pageToken", "next_token", "NextToken", "nextPageToken", "continuation_token", "continuation-token",
+		"syncToken", "token_type", "key-marker", "start_key", "startkey", "design", "keyboard_layout", "tokenizer", "page%5Ftoken",
+	} {
+		const value = "Ab1Cd2Ef3Gh4Ij5Kl6Mn7"
+		req := get(t)
+		req.URL.RawQuery = name + "=" + value
+		said := "Nothing for " + value + ", see https://example.com/?" + req.URL.RawQuery
+		assert.Equal(t, said, Classify(answer(req, 400, said), nil).Message, name)
+		req.URL.RawQuery = name + "=and"
+		said = "Band and andante, see https://example.com/?" + req.URL.RawQuery
+		assert.Equal(t, said, Classify(answer(req, 400, said), nil).Message, name)
+	}
+	for _, name := range []string{
+		"key", "apikey", "api_key", "APIKey", "myApiKey", "x-mycorpkey", "token", "tokens", "access_token", "accessTokens", "token_secret", "page_token_secret",
+		"auth", "authorization", "authorisation", "author_token", "keyword_key", "oauth", "passWord", "session", "sig", "Signature", "sign_sig", "userAuth",
+		"code", "refresh-token", "token1", "start", "csrf_token", "authenticity_token", "api%5Fkey",
+	} {
+		req := get(t)
+		req.URL.RawQuery = name + "=and"
+		said := "No and, see https://example.com/?" + req.URL.RawQuery
+		if want := name != "start"; want {
+			assert.NotContains(t, Classify(answer(req, 400, said), nil).Message, "and", name)
+		} else {
+			assert.Equal(t, said, Classify(answer(req, 400, said), nil).Message, name)
+		}
+	}
+	assert.Equal(t, `{"page_token":"abcdefgh","next_token":"abcdefgh"}`, withoutFields(`{"page_token":"abcdefgh","next_token":"abcdefgh"}`))
+	assert.Equal(t, `{"page_token":"abcdefgh","my_token":"[redacted]"}`, withoutFields(`{"page_token":"abcdefgh","my_token":"abcdefgh"}`))
+}
+
+func TestAWordIsNotTakenForAKey(t *testing.T) {
+	for _, word := range []string{
+		"ASIA-PACIFIC", "ASIAPACIFIC", "AKIA_REGION_NAME", "pk_customers_id", "pk_orders_2024", "fk-orders-customers", "pk-customers", "sk_translations",
+		"hf_datasets_cache", "fw_rules_enabled", "sess-storage", "example.services.internal", "eyes.of.the.world", "exchange.partners.example-company.com",
+	} {
+		assert.Equal(t, "No "+word+".", withoutSecrets("No "+word+".", nil))
+	}
+	for _, key := range []string{
+		"ASIAIOSFODNN7EXAMPLE", "AKIA...MPLE", "AKIAIOSF…", "pk_live_abcdefgh", "pk_test_51Habcdef", "rk_live_abcdefgh", "sk_0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+		"sk_0a1b2c…", "hf_AbcDefGhiJklMnoPqrStuVwx", "fk-0a1b2c3d", "sk-proj-abcdefghijkl", "csk-0a1b2c3d4e", spacedJWT("{\n", 1), spacedJWT("{", 1), spacedJWT("{ ", 1),
+	} {
+		assert.Equal(t, "No [redacted].", withoutSecrets("No "+key+".", nil), key)
+	}
+	assert.Equal(t, "No [redacted]...", withoutSecrets("No sk_0a1b2c...", nil))
+	assert.Equal(t, "No pk_customers...", withoutSecrets("No pk_customers...", nil))
+}
