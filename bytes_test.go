@@ -87,7 +87,7 @@ func numbers(s string) (n int64) {
 }
 
 func secretsNamed(value string) []secret {
-	s := secret{value: value, fold: true, cut: true}
+	s := secret{value: value, rank: isKnown}
 	s.setForms()
 	return []secret{s}
 }

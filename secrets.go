@@ -9,35 +9,54 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
 // A secret is a string of a request that must not be shown.
 type secret struct {
 	value string
-	fold  bool // a credential: in any case, and encoded, too
-	cut   bool // one that no word is like: also without a third of it
-
-	forms []string // the ways to write it that are looked for, its own first
+	rank  rank
+	forms []form // the ways to write it that are looked for, its own first
 }
 
-func (s *secret) level() int {
-	switch {
-	case s.cut:
-		return 2
-	case s.fold:
-		return 1
-	}
-	return 0
-}
+// A rank is how certain it is that a string is a credential, and so in how many ways
+// it is looked for.
+type rank uint8
+
+const (
+	isValue    rank = iota // it may be one, or a word
+	isUser                 // a user's name: a word, unless it is long
+	isKnown                // a credential by its name or its looks
+	isPassword             // a credential for certain, all of it
+)
 
 const (
 	minCredential = 3   // bytes of a credential that are secret
 	minSecret     = 8   // of anything else: shorter values are "true" or "de" more often than secret
 	minCut        = 12  // of a credential that is known by two thirds of it
+	minEncoded    = 5   // of a credential that is known in Base64 and in hexadecimal
 	maxSecrets    = 128 // of one request that are looked for
+)
+
+// A form is a way to write a secret.
+type form struct {
+	text    string
+	fold    bool // in any case: text is in lower case
+	word    bool // only where it is a word of its own
+	encoded bool // what follows may belong to it
+	cut     cut
+}
+
+// A cut is whether a third of a form may be missing.
+type cut uint8
+
+const (
+	isWhole cut = iota
+	isCut
+	isCutWord // what is left has to be a word of its own
 )
 
 // secretsOf returns the strings of req that must not be shown, wherever a
@@ -60,7 +79,7 @@ func secretsOf(req *http.Request) []secret {
 	// The longest first: of too many, they matter most. One that is a credential
 	// in one place is one in all.
 	slices.SortFunc(found, func(a, b secret) int {
-		return cmp.Or(len(b.value)-len(a.value), strings.Compare(a.value, b.value), cmp.Compare(b.level(), a.level()))
+		return cmp.Or(len(b.value)-len(a.value), strings.Compare(a.value, b.value), cmp.Compare(b.rank, a.rank))
 	})
 	found = slices.CompactFunc(found, func(a, b secret) bool { return a.value == b.value })
 	found = found[:min(len(found), maxSecrets)]
@@ -72,52 +91,91 @@ func secretsOf(req *http.Request) []secret {
 
 type secretSet []secret
 
-func (set *secretSet) add(value string, credential bool) {
+// add adds a value, and what it is where a server undoes what looks like an escape in
+// it, as that of a cookie is.
+func (set *secretSet) add(value string, r rank) {
+	v, more := view{text: value}, true
+	for depth := 0; more && depth <= maxEscapes; depth++ {
+		set.addPlain(v.text, r)
+		if strings.Contains(v.text, " ") { // as in a query
+			set.addPlain(strings.ReplaceAll(v.text, " ", "+"), r)
+		}
+		v, more = v.unescaped()
+	}
+}
+
+func (set *secretSet) addPlain(value string, r rank) {
 	atLeast := minSecret
-	if credential {
+	if r > isValue {
 		atLeast = minCredential
 	}
 	if len(value) < atLeast {
 		return
 	}
-	if plus := strings.ReplaceAll(value, " ", "+"); plus != value { // as in a query
-		set.add(plus, credential)
+	if r < isKnown && (r == isUser && len(value) >= minSecret || keyLike(value) || likeCredential(value)) {
+		r = isKnown
 	}
-	if plain, err := url.PathUnescape(value); err == nil && plain != value { // as in a cookie
-		set.add(plain, credential)
+	*set = append(*set, secret{value: value, rank: r})
+}
+
+// rankOf is the rank of what a header or parameter holds that is a credential, or not.
+func rankOf(credential bool) rank {
+	if credential {
+		return isKnown
 	}
-	key := keyLike(value) || likeCredential(value)
-	parts := strings.ContainsAny(strings.TrimRight(value, "="), " =;,") // of which each is there by itself
-	*set = append(*set, secret{
-		value: value,
-		fold:  len(value) >= minSecret && (credential || key),
-		cut:   len(value) >= minCut && !parts && (key || credential && (len(value) >= 20 || hasDigitAndLetter(value))),
-	})
+	return isValue
+}
+
+// addPair adds a user and a password. A user's name is no secret by itself, but
+// it is the credential where the password is none.
+func (set *secretSet) addPair(user, password string) {
+	r := isUser
+	if password == "" || isAnybody(password) {
+		r = isPassword
+	}
+	if !isAnybody(user) {
+		set.add(user, r)
+	}
+	if !isAnybody(password) {
+		set.add(password, isPassword)
+	}
+}
+
+// isAnybody reports whether a user or a password is one that a service's
+// documentation gives to everybody: those of Mailgun, SendGrid and IBM, Bitbucket,
+// GitHub, Google, Mailchimp, GitLab, Toggl and Amazon's registry.
+func isAnybody(s string) bool {
+	switch s {
+	case "api", "apikey", "x-token-auth", "x-access-token", "x-oauth-basic", "oauth2accesstoken", "_json_key", "anystring", "oauth2", "gitlab-ci-token",
+		"api_token", "token", "user", "AWS":
+		return true
+	}
+	return false
 }
 
 // addHeader adds the value of a header, and the parts of it that are secret by
 // themselves: "Bearer x", "Basic x", "a=1; b=2", a URL.
 func (set *secretSet) addHeader(v string, credential bool) {
-	set.add(v, credential)
+	r := rankOf(credential)
+	set.add(v, r)
 	rest := v
-	if scheme, after, ok := strings.Cut(v, " "); ok && credential && !strings.ContainsAny(scheme, "=;,") {
+	if scheme, after, ok := cutScheme(v); ok && credential && !strings.ContainsAny(scheme, "=;,") {
 		rest = strings.TrimSpace(after)
-		set.add(rest, true)
+		set.add(rest, isKnown)
 		if strings.EqualFold(scheme, "Basic") {
-			if pair, err := base64.StdEncoding.DecodeString(rest); err == nil {
+			if pair, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(rest, "=")); err == nil {
 				user, password, _ := strings.Cut(string(pair), ":")
-				set.add(user, true)
-				set.add(password, true)
+				set.addPair(user, password)
 			}
 		}
 	}
 	for word := range strings.FieldsFuncSeq(rest, func(r rune) bool { return strings.ContainsRune(" ;,\"", r) }) {
 		_, value, named := strings.Cut(word, "=") // the name is none
 		if named && (len(value) >= minSecret || credential && keyLike(value)) {
-			set.add(value, credential)
+			set.add(value, r)
 		}
 		if len(word) >= minSecret {
-			set.add(word, credential)
+			set.add(word, r)
 		}
 	}
 	if strings.Contains(v, "/") {
@@ -142,37 +200,36 @@ func (set *secretSet) addURL(u *url.URL) {
 		name, raw, ok := strings.Cut(part, "=")
 		if !ok {
 			if keyLike(name) {
-				set.add(name, true)
+				set.add(name, isKnown)
 			}
 			continue
 		}
 		if plainParameters[strings.ToLower(name)] || plainByName(unescaped(name)) {
 			continue
 		}
-		credential := credentialName(unescaped(name))
-		set.add(raw, credential)
+		r := rankOf(credentialName(unescaped(name)))
+		set.add(raw, r)
 		if plus := strings.ReplaceAll(raw, "+", " "); plus != raw {
-			set.add(plus, credential)
+			set.add(plus, r)
 		}
 	}
 	if u.User != nil {
 		password, _ := u.User.Password()
-		set.add(u.User.Username(), true)
-		set.add(password, true)
+		set.addPair(u.User.Username(), password)
 		_, password, _ = strings.Cut(u.User.String(), ":") // as a URL writes it
-		set.add(password, true)
+		set.addPair("", password)
 	}
 	for segment, key := range pathSegments(u.EscapedPath()) {
 		if key {
-			set.add(segment, true)
+			set.add(segment, isKnown)
 			// "bot123:ABC": the token is one without the rest, too.
 			plain, err := url.PathUnescape(segment)
 			if err != nil {
 				plain = segment
 			}
 			if _, token, ok := strings.Cut(plain, ":"); ok {
-				set.add(strings.TrimPrefix(plain, "bot"), true)
-				set.add(token, true)
+				set.add(strings.TrimPrefix(plain, "bot"), isKnown)
+				set.add(token, isKnown)
 			}
 		}
 	}
@@ -466,35 +523,69 @@ func withoutEchoes(s string, secrets []secret) string {
 	}
 	var spans []span
 	v, more := view{text: s}, true
-	for depth := 0; more && depth < 3; depth++ { // as it is, and unescaped, also twice
-		lower := lowerASCII(v.text)
-		for i := range secrets {
-			text := v.text
-			if secrets[i].fold {
-				text = lower
-			}
-			for n, form := range secrets[i].forms {
-				for at := range occurrences(text, form, secrets[i].cut) {
-					if n > 0 { // the rest of what is encoded
-						at.to += tailOf(v.text[at.to:])
-					}
-					spans = append(spans, v.origin(at))
-				}
-			}
+	for depth := 0; more && depth <= maxEscapes; depth++ {
+		spans = v.find(spans, secrets)
+		if lines, ok := v.joined(); ok {
+			spans = lines.find(spans, secrets)
 		}
 		v, more = v.unescaped()
 	}
 	return replaceSpans(s, spans)
 }
 
-// tailOf is how much of s may belong to what is encoded before it: a character
-// that is of the secret in part, and what fills it up.
-func tailOf(s string) int {
-	n := 0
-	for n < min(len(s), 4) && (classOfRune(rune(s[n])) != 0 || strings.IndexByte("+/-_=", s[n]) >= 0) {
-		n++
+// maxEscapes is how often a text may have been escaped, as JSON in a string of JSON
+// has been twice.
+const maxEscapes = 3
+
+// find appends where in the original the secrets in v are.
+func (v *view) find(spans []span, secrets []secret) []span {
+	lower := lowerInPlace(v.text)
+	for i := range secrets {
+		for _, f := range secrets[i].forms {
+			text := v.text
+			if f.fold {
+				text = lower
+			}
+			for at := range f.occurrences(text) {
+				if f.encoded {
+					at.to = v.tail(at.to)
+				}
+				spans = append(spans, v.origin(at))
+			}
+		}
 	}
-	return n
+	return spans
+}
+
+// lowerInPlace returns s in lower case, but for characters that have another length
+// then: every byte stays where it is, also where s is not UTF-8.
+func lowerInPlace(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 {
+		return lowerASCII(s)
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if lower := unicode.ToLower(r); lower != r && utf8.RuneLen(lower) == size {
+			b = utf8.AppendRune(b, lower)
+		} else {
+			b = append(b, s[i:i+size]...)
+		}
+		i += size
+	}
+	return string(b)
+}
+
+// tail returns where what is encoded ends of which a secret ends at i: a character
+// that is of the secret in part, and what fills it up, in the same line.
+func (v *view) tail(i int) int {
+	for n := 0; n < 4 && i < len(v.text) && (classOfRune(rune(v.text[i])) != 0 || strings.IndexByte("+/-_=", v.text[i]) >= 0); n++ {
+		if v.from != nil && v.from[i] != v.to[i-1] {
+			break
+		}
+		i++
+	}
+	return i
 }
 
 // replaceSpans replaces these parts of s, and the characters that they are in.
@@ -527,57 +618,111 @@ func replaceSpans(s string, spans []span) string {
 
 // setForms sets the forms of s, once for all the texts that it is looked for in.
 func (s *secret) setForms() {
-	if !s.fold {
-		s.forms = []string{s.value}
+	if s.rank < isKnown || len(s.value) < minSecret {
+		s.forms = s.shortForms()
 		return
 	}
-	s.forms = append(make([]string, 0, 8), lowerASCII(s.value), hex.EncodeToString([]byte(s.value)))
+	s.forms = append(make([]form, 0, 8), form{text: lowerInPlace(s.value), fold: true, cut: s.cut()})
+	s.encode(true)
+}
+
+// cut is how s may be cut short. Of what has several parts, each is there by
+// itself, but not of a password.
+func (s *secret) cut() cut {
+	switch {
+	case len(s.value) < minSecret:
+		return isWhole
+	case len(s.value) < minCut && (s.rank == isPassword || hasDigitAndLetter(s.value)):
+		return isCutWord
+	case len(s.value) < minCut || s.rank != isPassword && strings.ContainsAny(strings.TrimRight(s.value, "="), " =;,"):
+		return isWhole
+	}
+	return isCut
+}
+
+// shortForms are the forms of what is too short, or too common, to be looked for in
+// all ways.
+func (s *secret) shortForms() []form {
+	switch s.rank {
+	case isValue:
+		return []form{{text: s.value}}
+	case isUser:
+		return []form{{text: lowerInPlace(s.value), fold: true, word: true}}
+	}
+	s.forms = append(make([]form, 0, 8), form{text: s.value}, form{text: lowerInPlace(s.value), fold: true, word: true})
+	if len(s.value) >= minEncoded {
+		s.encode(false)
+	}
+	return s.forms
+}
+
+// encode adds what s is in hexadecimal and in Base64, which a log may write in
+// another case; what is short is like a word then.
+func (s *secret) encode(fold bool) {
+	cut := s.cut()
+	s.forms = append(s.forms, form{text: hex.EncodeToString([]byte(s.value)), fold: true, encoded: true, cut: cut})
 	for before := range 3 { // bytes of something else that are encoded with it
 		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, before, before+len(s.value)), s.value...))
 		text = text[(before*8+5)/6:]
 		if (before+len(s.value))%3 != 0 {
 			text = text[:len(text)-1] // half of it depends on what follows
 		}
-		text = lowerASCII(text)
-		s.forms = append(s.forms, text)
-		if inURL := strings.NewReplacer("+", "-", "/", "_").Replace(text); inURL != text {
-			s.forms = append(s.forms, inURL)
+		if fold {
+			text = lowerInPlace(text)
+		}
+		s.forms = append(s.forms, form{text: text, fold: fold, encoded: true, cut: cut})
+		if strings.ContainsAny(text, "+/") {
+			inURL := strings.ReplaceAll(strings.ReplaceAll(text, "+", "-"), "/", "_")
+			s.forms = append(s.forms, form{text: inURL, fold: fold, encoded: true, cut: cut})
 		}
 	}
 }
 
-// occurrences yields where in text the form of a secret is: all of it, and if cut
-// at least two thirds. The middle third is in any such part, so it is enough to
-// look for that and to see how far the rest is there.
-func occurrences(text, form string, cut bool) iter.Seq[span] {
+// occurrences yields where in text the form is.
+func (f *form) occurrences(text string) iter.Seq[span] {
 	return func(yield func(span) bool) {
-		if !whole(text, form, yield) || !cut {
+		if whole(text, f.text, func(at span) bool { return f.word && !isWord(text, at) || yield(at) }) && f.cut != isWhole {
+			parts(text, f.text, func(at span) bool { return f.cut == isCutWord && !isWord(text, at) || yield(at) })
+		}
+	}
+}
+
+// isWord reports whether a part of a text is a word of its own.
+func isWord(text string, at span) bool {
+	return (at.from == 0 || !inWord(text[at.from-1]) || !inWord(text[at.from])) &&
+		(at.to == len(text) || !inWord(text[at.to]) || !inWord(text[at.to-1]))
+}
+
+// inWord reports whether c is of a word, such as that of a name in a program.
+// Scripts that do not part their words are not.
+func inWord(c byte) bool { return c == '_' || classOfRune(rune(c)) != 0 }
+
+// parts yields where in text at least two thirds of a form are. The middle third is in
+// any such part, so it is enough to look for that and to see how far the rest is there.
+func parts(text, form string, yield func(span) bool) {
+	least := (2*len(form) + 2) / 3
+	skip := len(form) - least
+	middle := form[skip:least]
+	for done := 0; ; {
+		i := strings.Index(text[done:], middle)
+		if i < 0 {
 			return
 		}
-		least := (2*len(form) + 2) / 3
-		skip := len(form) - least
-		middle := form[skip:least]
-		for done := 0; ; {
-			i := strings.Index(text[done:], middle)
-			if i < 0 {
-				return
-			}
-			at := span{done + i, done + i + len(middle)}
-			for n := skip; n > 0 && at.from > 0 && text[at.from-1] == form[n-1]; n-- {
-				at.from--
-			}
-			for n := least; n < len(form) && at.to < len(text) && text[at.to] == form[n]; n++ {
-				at.to++
-			}
-			if at.to-at.from < least {
-				done += i + 1
-				continue
-			}
-			if !yield(at) {
-				return
-			}
-			done = at.to
+		at := span{done + i, done + i + len(middle)}
+		for n := skip; n > 0 && at.from > 0 && text[at.from-1] == form[n-1]; n-- {
+			at.from--
 		}
+		for n := least; n < len(form) && at.to < len(text) && text[at.to] == form[n]; n++ {
+			at.to++
+		}
+		if at.to-at.from < least {
+			done += i + 1
+			continue
+		}
+		if !yield(at) {
+			return
+		}
+		done = at.to
 	}
 }
 
@@ -618,43 +763,122 @@ func (v *view) unescaped() (view, bool) {
 	text := make([]byte, 0, len(v.text))
 	found := false
 	for i := 0; i < len(v.text); {
-		plain, size := unescape(v.text[i:])
+		n := len(text)
+		var size int
+		text, size = unescape(text, v.text[i:])
 		found = found || size > 1
 		at := v.origin(span{i, i + size})
-		for range len(plain) {
+		for range len(text) - n {
 			u.from, u.to = append(u.from, at.from), append(u.to, at.to)
 		}
-		text = append(text, plain...)
 		i += size
 	}
 	u.text = string(text)
 	return u, found
 }
 
-// unescape returns what s begins with, and how many bytes of it that is.
-func unescape(s string) (plain string, size int) {
+// joined returns v without the breaks of its lines, and what indents them: what is
+// long is wrapped, Base64 above all. It reports whether there were any.
+func (v *view) joined() (view, bool) {
+	if !strings.ContainsAny(v.text, "\r\n") {
+		return view{}, false
+	}
+	u := view{from: make([]int, 0, len(v.text)), to: make([]int, 0, len(v.text))}
+	text := make([]byte, 0, len(v.text))
+	indent := false
+	for i := range len(v.text) {
+		switch c := v.text[i]; {
+		case c == '\r' || c == '\n':
+			indent = true
+		case indent && (c == ' ' || c == '\t'):
+		default:
+			indent = false
+			at := v.origin(span{i, i + 1})
+			u.from, u.to = append(u.from, at.from), append(u.to, at.to)
+			text = append(text, c)
+		}
+	}
+	u.text = string(text)
+	return u, true
+}
+
+// unescape appends what s begins with to text, and returns how many bytes of s that is.
+func unescape(text []byte, s string) ([]byte, int) {
 	switch s[0] {
 	case '%':
-		if len(s) > 2 {
-			if b, err := hex.DecodeString(s[1:3]); err == nil {
-				return string(b), 3
-			}
+		if b, ok := unhex(s[1:], 2); ok {
+			return append(text, byte(b)), 3 //nolint:gosec // of two digits
 		}
 	case '&':
 		if i := strings.IndexByte(s[:min(len(s), 10)], ';'); i > 0 {
 			if plain := html.UnescapeString(s[:i+1]); plain != s[:i+1] {
-				return plain, i + 1
+				return append(text, plain...), i + 1
 			}
 		}
 	case '\\':
-		switch {
-		case len(s) > 5 && s[1] == 'u':
-			if n, err := strconv.ParseUint(s[2:6], 16, 16); err == nil {
-				return string(utf8.AppendRune(nil, rune(n))), 6
+		if r, size := unescapeRune(s); size > 0 {
+			return utf8.AppendRune(text, r), size
+		}
+		if len(s) > 3 && s[1] == 'x' {
+			if b, ok := unhex(s[2:], 2); ok {
+				return append(text, byte(b)), 4 //nolint:gosec // of two digits
 			}
-		case len(s) > 1 && strings.IndexByte(`"\/'`, s[1]) >= 0:
-			return s[1:2], 2
+		}
+		if len(s) > 1 {
+			if i := strings.IndexByte(`"\/'nrt`, s[1]); i >= 0 {
+				return append(text, "\"\\/'\n\r\t"[i]), 2
+			}
 		}
 	}
-	return s[:1], 1
+	return append(text, s[0]), 1
+}
+
+// unescapeRune returns the character that s begins with, as JSON and programs escape
+// it: \u1234, two of these for one beyond that, \u{12345} or \U00012345.
+func unescapeRune(s string) (r rune, size int) {
+	if len(s) < 6 {
+		return 0, 0
+	}
+	switch {
+	case s[1] == 'U':
+		if n, ok := unhex(s[2:], 8); ok {
+			return n, 10
+		}
+	case s[1] == 'u' && s[2] == '{':
+		if end := strings.IndexByte(s[:min(len(s), 10)], '}'); end > 0 {
+			if n, ok := unhex(s[3:], end-3); ok {
+				return n, end + 1
+			}
+		}
+	case s[1] == 'u':
+		n, ok := unhex(s[2:], 4)
+		if !ok {
+			return 0, 0
+		}
+		if utf16.IsSurrogate(n) && strings.HasPrefix(s[6:], `\u`) {
+			if low, ok := unhex(s[8:], 4); ok && utf16.DecodeRune(n, low) != utf8.RuneError {
+				return utf16.DecodeRune(n, low), 12
+			}
+		}
+		return n, 6
+	}
+	return 0, 0
+}
+
+// unhex returns the number of n digits that s begins with.
+func unhex(s string, n int) (r rune, ok bool) {
+	if len(s) < n || n == 0 {
+		return 0, false
+	}
+	for _, c := range []byte(s[:n]) {
+		digit := strings.IndexByte("0123456789abcdefABCDEF", c)
+		if digit < 0 || r > utf8.MaxRune {
+			return 0, false
+		}
+		if digit > 15 {
+			digit -= 6
+		}
+		r = r<<4 | rune(digit) //nolint:gosec // less than 16
+	}
+	return r, true
 }
