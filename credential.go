@@ -524,8 +524,18 @@ func pathBegin(path string) int { return int(path[1]&0x1f)<<5 | int(path[2]&0x1f
 
 // path returns who has the credential in a path; 0 if there is none.
 func (c *callers) path(u *url.URL) uint64 {
-	if len(u.Path) < 3 || !pathBegins[pathBegin(u.Path)] {
+	credential, n := pathCredential(u)
+	if n == 0 {
 		return 0
+	}
+	return mixed(c.hash(credential), n)
+}
+
+// pathCredential returns the segments of a path that are a credential, and the
+// number of their source; 0 if there is none.
+func pathCredential(u *url.URL) (credential string, n int) {
+	if len(u.Path) < 3 || !pathBegins[pathBegin(u.Path)] {
+		return "", 0
 	}
 	for i := range pathSources {
 		s := &pathSources[i]
@@ -534,10 +544,10 @@ func (c *callers) path(u *url.URL) uint64 {
 		}
 		credential := firstSegments(behind(u.Path, s.before), s.segments)
 		if credential != "" && (inDomain(u.Hostname(), s.host) || s.anywhere != nil && s.anywhere(credential)) {
-			return mixed(c.hash(credential), 3001+i)
+			return credential, 3001 + i
 		}
 	}
-	return 0
+	return "", 0
 }
 
 // behind returns what follows in a path that begins like pattern; "" if it does not.
@@ -641,6 +651,9 @@ func (c *callers) authorization(v string) uint64 {
 	if who := c.signer(scheme, rest); who != 0 {
 		return who
 	}
+	if !ok {
+		return c.hash(v)
+	}
 	return c.schemed(scheme, rest)
 }
 
@@ -653,7 +666,7 @@ func cutScheme(v string) (scheme, rest string, ok bool) {
 	if i < 0 {
 		return v, "", false
 	}
-	return v[:i], strings.TrimLeft(v[i:], " \t"), true
+	return v[:i], textproto.TrimString(v[i:]), true
 }
 
 // schemed returns who has a credential that is opaque. A scheme has no case: RFC

@@ -130,24 +130,22 @@ func rankOf(credential bool) rank {
 // it is the credential where the password is none.
 func (set *secretSet) addPair(user, password string) {
 	r := isUser
-	if password == "" || isAnybody(password) {
-		r = isPassword
+	switch password {
+	case "", "x-oauth-basic", "api_token": // of GitHub and Toggl, for everybody
+		r, password = isPassword, ""
 	}
 	if !isAnybody(user) {
 		set.add(user, r)
 	}
-	if !isAnybody(password) {
-		set.add(password, isPassword)
-	}
+	set.add(password, isPassword)
 }
 
-// isAnybody reports whether a user or a password is one that a service's
-// documentation gives to everybody: those of Mailgun, SendGrid and IBM, Bitbucket,
-// GitHub, Google, Mailchimp, GitLab, Toggl and Amazon's registry.
-func isAnybody(s string) bool {
-	switch s {
-	case "api", "apikey", "x-token-auth", "x-access-token", "x-oauth-basic", "oauth2accesstoken", "_json_key", "anystring", "oauth2", "gitlab-ci-token",
-		"api_token", "token", "user", "AWS":
+// isAnybody reports whether a user is one that a service's documentation gives to
+// everybody: those of Mailgun, SendGrid and IBM, Bitbucket, GitHub, Google, Mailchimp,
+// GitLab and Amazon's registry.
+func isAnybody(user string) bool {
+	switch user {
+	case "api", "apikey", "x-token-auth", "x-access-token", "oauth2accesstoken", "_json_key", "anystring", "oauth2", "gitlab-ci-token", "token", "user", "AWS":
 		return true
 	}
 	return false
@@ -218,6 +216,12 @@ func (set *secretSet) addURL(u *url.URL) {
 		set.addPair(u.User.Username(), password)
 		_, password, _ = strings.Cut(u.User.String(), ":") // as a URL writes it
 		set.addPair("", password)
+	}
+	credential, _ := pathCredential(u)
+	for segment := range strings.SplitSeq(credential, "/") {
+		if len(segment) >= minSecret {
+			set.add(segment, isKnown)
+		}
 	}
 	for segment, key := range pathSegments(u.EscapedPath()) {
 		if key {
@@ -364,6 +368,9 @@ func plainByName(name string) bool {
 		return false
 	}
 	words := wordsOf(name)
+	if len(words) > 1 && slices.Contains(measureWords[:], words[len(words)-1]) {
+		return true
+	}
 	found := false
 	for i, word := range words {
 		if !hasCredentialPart(word) {
@@ -391,11 +398,13 @@ func plainWord(before, word, after string) bool {
 	}
 	switch word {
 	case "token":
-		return slices.Contains(pageWords[:], before) || slices.Contains(measureWords[:], after)
+		return slices.Contains(pageWords[:], before)
 	case "tokens":
-		return slices.Contains(amountWords[:], before) || slices.Contains(measureWords[:], after)
+		return slices.Contains(amountWords[:], before)
 	case "key":
-		return slices.Contains(dataWords[:], before) || slices.Contains(measureWords[:], after) || after == "marker"
+		return slices.Contains(dataWords[:], before) || after == "marker"
+	case "signed":
+		return after == "headers" // of a signature of AWS
 	}
 	return false
 }
@@ -412,8 +421,10 @@ var (
 	pageWords = [...]string{"page", "pagination", "next", "prev", "previous", "continuation", "continue", "resume", "resumption", "sync", "cursor", "skip", "start", "marker", "delta"}
 	// amountWords are before a number of tokens.
 	amountWords = [...]string{"max", "min", "total", "prompt", "completion", "input", "output", "new", "num", "n", "cached", "reasoning", "thinking", "budget", "used", "remaining"}
-	// measureWords are behind what they measure.
-	measureWords = [...]string{"count", "limit", "budget", "usage", "length", "size", "type"}
+	// measureWords are behind what they say something of.
+	measureWords = [...]string{
+		"count", "limit", "budget", "usage", "length", "size", "type", "method", "version", "algorithm", "scheme", "mode", "format", "expires", "expiry", "ttl",
+	}
 	// dataWords are before a key of the server's data.
 	dataWords = [...]string{"start", "end", "partition", "row", "sort", "primary", "foreign"}
 )
@@ -809,6 +820,9 @@ func unescape(text []byte, s string) ([]byte, int) {
 		if b, ok := unhex(s[1:], 2); ok {
 			return append(text, byte(b)), 3 //nolint:gosec // of two digits
 		}
+		if r, size := unescapeRune(s); size > 0 {
+			return utf8.AppendRune(text, r), size
+		}
 	case '&':
 		if i := strings.IndexByte(s[:min(len(s), 10)], ';'); i > 0 {
 			if plain := html.UnescapeString(s[:i+1]); plain != s[:i+1] {
@@ -834,7 +848,8 @@ func unescape(text []byte, s string) ([]byte, int) {
 }
 
 // unescapeRune returns the character that s begins with, as JSON and programs escape
-// it: \u1234, two of these for one beyond that, \u{12345} or \U00012345.
+// it: \u1234, two of these for one beyond that, \u{12345} or \U00012345. Older ones of
+// Microsoft's have %u1234.
 func unescapeRune(s string) (r rune, size int) {
 	if len(s) < 6 {
 		return 0, 0
@@ -855,7 +870,7 @@ func unescapeRune(s string) (r rune, size int) {
 		if !ok {
 			return 0, 0
 		}
-		if utf16.IsSurrogate(n) && strings.HasPrefix(s[6:], `\u`) {
+		if utf16.IsSurrogate(n) && strings.HasPrefix(s[6:], s[:2]) {
 			if low, ok := unhex(s[8:], 4); ok && utf16.DecodeRune(n, low) != utf8.RuneError {
 				return utf16.DecodeRune(n, low), 12
 			}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 )
@@ -33,6 +34,7 @@ func quotations() []quotation {
 		{"html", html.EscapeString},
 		{"json", inJSON},
 		{"ascii", inASCII},
+		{"escape()", escape},
 		{"go", func(s string) string { q := strconv.QuoteToASCII(s); return q[1 : len(q)-1] }},
 	}
 }
@@ -47,16 +49,24 @@ func inJSON(s string) string {
 
 // inASCII is inJSON as Python has it, in ASCII.
 func inASCII(s string) string {
+	return eachRune(inJSON(s), func(r rune) string { return string(r) }, `\u%04x`)
+}
+
+// escape is the function of old JavaScript.
+func escape(s string) string {
+	return eachRune(s, func(r rune) string { return url.PathEscape(string(r)) }, `%%u%04X`)
+}
+
+// eachRune writes those in ASCII with ascii, and the code units of others by format.
+func eachRune(s string, ascii func(rune) string, format string) string {
 	var b strings.Builder
-	for _, r := range inJSON(s) {
-		switch {
-		case r < 0x80:
-			b.WriteRune(r)
-		case r < 0x10000:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04X`, high, low)
+	for _, r := range s {
+		if r < utf8.RuneSelf {
+			b.WriteString(ascii(r))
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, format, unit)
 		}
 	}
 	return b.String()
@@ -200,17 +210,34 @@ func linesOf(s string, width int) []string {
 	return lines
 }
 
+func TestACredentialInAPathIsRedacted(t *testing.T) {
+	for _, url := range []string{
+		"https://api.telegram.org/bot123456:%s/getMe", "https://hooks.slack.com/workflows/T00000000/A00000000/1/%s", "https://mainnet.infura.io/v3/%s",
+		"https://eth-mainnet.g.alchemy.com/v2/%s/getNFTs", "https://events.pagerduty.com/integration/%s/enqueue", "https://open.feishu.cn/open-apis/bot/v2/hook/%s",
+		"https://x.webhook.office.com/webhookb2/a@b/IncomingWebhook/%s/c", "https://hooks.zapier.com/hooks/catch/1/%s/", "https://discord.com/api/v10/webhooks/1/%s",
+	} {
+		req := at(fmt.Sprintf(url, "abcdefghijkl")).request(t)
+		assert.Equal(t, "No [redacted]", saidOf(req, "No abcdefghijkl"), url)
+		assert.NotContains(t, Classify(answer(req, 404, ""), nil).Report().URL, "abcdefghijkl")
+	}
+}
+
 // BenchmarkRedact is what a refusal costs that has a message, of a request as an
 // SDK sends it.
 func BenchmarkRedact(b *testing.B) {
 	const said = `Rate limit reached for gpt-4o-mini in organization org-1 on tokens per min (TPM): Limit 200000, ` +
 		`Used 191584, Requested 45490. Please try again in 11.122s. Visit https://platform.openai.com/account/rate-limits to learn more.`
-	for _, row := range []struct{ name, message string }{
-		{"message", said},
-		{"escapes", strings.ReplaceAll(said, " ", `%2520`)},
-		{"lines", strings.ReplaceAll(said, ". ", `.\n`)},
-		{"8 KiB", strings.Repeat(said, 30)},
-		{"8 KiB of escapes", strings.Repeat(`%25253A\\\\u0041`, 500)},
+	var cookies []string
+	for i := range maxSecrets {
+		cookies = append(cookies, fmt.Sprintf("c%d=q7Zk2Wm9Xt4Bv8Lc3Hd6Fj1Gn5Ps%d", i, i))
+	}
+	for _, row := range []struct{ name, message, cookies string }{
+		{"message", said, ""},
+		{"escapes", strings.ReplaceAll(said, " ", `%2520`), ""},
+		{"lines", strings.ReplaceAll(said, ". ", `.\n`), ""},
+		{"8 KiB", strings.Repeat(said, 30), ""},
+		{"8 KiB of escapes", strings.Repeat(`%25253A\\\\u0041`, 500), ""},
+		{"the worst", strings.Repeat(`%25253A\n\\\\u0041`, 500), strings.Join(cookies, "; ")},
 	} {
 		b.Run(row.name, func(b *testing.B) {
 			req := httptest.NewRequest(http.MethodPost, "https://api.example.com/v1/chat/completions?api-version=1", http.NoBody)
@@ -218,6 +245,9 @@ func BenchmarkRedact(b *testing.B) {
 				"Accept": {"application/json"}, "Content-Type": {"application/json"}, "User-Agent": {"OpenAI/Go 3.52.0"},
 				"X-Stainless-Lang": {"go"}, "X-Stainless-Os": {"Linux"}, "Openai-Organization": {"org-1"},
 				"Authorization": {"Bearer sk-proj-q7Zk2Wm9Xt4Bv8Lc3Hd6Fj1Gn5Ps0Ra7Uy2Vi9Qo4"},
+			}
+			if row.cookies != "" {
+				req.Header.Set("Cookie", row.cookies)
 			}
 			b.ReportAllocs()
 			for b.Loop() {

@@ -364,6 +364,7 @@ func TestANameThatOnlyLooksLikeACredentialsIsPlain(t *testing.T) {
 		"keyword", "keywords", "author", "authors", "authorId", "monkey", "max_tokens", "maxTokens", "max_new_tokens", "token_count",
 		"tokenCount", "page_token", "pageToken", "next_token", "NextToken", "nextPageToken", "continuation_token", "continuation-token",
 		"syncToken", "token_type", "key-marker", "start_key", "startkey", "design", "keyboard_layout", "tokenizer", "page%5Ftoken",
+		"oauth_version", "oauth_signature_method", "auth_type", "X-Amz-SignedHeaders",
 	} {
 		const value = "Ab1Cd2Ef3Gh4Ij5Kl6Mn7"
 		req := get(t)
@@ -378,6 +379,7 @@ func TestANameThatOnlyLooksLikeACredentialsIsPlain(t *testing.T) {
 		"key", "apikey", "api_key", "APIKey", "myApiKey", "x-mycorpkey", "token", "tokens", "access_token", "accessTokens", "token_secret", "page_token_secret",
 		"auth", "authorization", "authorisation", "author_token", "keyword_key", "oauth", "passWord", "session", "sig", "Signature", "sign_sig", "userAuth",
 		"code", "refresh-token", "token1", "start", "csrf_token", "authenticity_token", "api%5Fkey",
+		"signed_request", "X-Amz-Signature", "token_type_secret",
 	} {
 		req := get(t)
 		req.URL.RawQuery = name + "=and"

@@ -110,6 +110,8 @@ func credentials() map[string]func(who string) tenant {
 	claims := func(format string) func(string) tenant {
 		return func(who string) tenant { return header("Authorization", "Bearer "+jwtOf(fmt.Sprintf(format, who))) }
 	}
+	all["scheme of a dozen letters and more"] = func(who string) tenant { return header("Authorization", "ADozenLettersAndMore "+who) }
+	all["signature by nobody"] = func(who string) tenant { return header("Authorization", "by-nobody-that-is-known;signature="+who) }
 	all["JWT subject"] = claims(`{"iss":"i","sub":"%s"}`)
 	all["JWT issuer"] = claims(`{"iss":"%s","sub":"s"}`)
 	for _, claim := range []string{"azp", "client_id", "cid", "appid", "tid", "tenant", "tenant_id", "org_id"} {
