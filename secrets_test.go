@@ -379,7 +379,7 @@ func TestANameThatOnlyLooksLikeACredentialsIsPlain(t *testing.T) {
 		"key", "apikey", "api_key", "APIKey", "myApiKey", "x-mycorpkey", "token", "tokens", "access_token", "accessTokens", "token_secret", "page_token_secret",
 		"auth", "authorization", "authorisation", "author_token", "keyword_key", "oauth", "passWord", "session", "sig", "Signature", "sign_sig", "userAuth",
 		"code", "refresh-token", "token1", "start", "csrf_token", "authenticity_token", "api%5Fkey",
-		"signed_request", "X-Amz-Signature", "token_type_secret",
+		"skoid", "q-ak", "X-Honeycomb-Team", "signed_request", "X-Amz-Signature", "token_type_secret",
 	} {
 		req := get(t)
 		req.URL.RawQuery = name + "=and"
