@@ -408,3 +408,39 @@ func FuzzCallers(f *testing.F) {
 		}
 	})
 }
+
+// At a host that is not the service's, all of what is in a path has to look like it.
+func TestATokenInAPathOfAnyHostHasItsWholeShape(t *testing.T) {
+	token := strings.Repeat("aB3-_", 14)
+	l := &RateLimit{}
+	for path, want := range map[string]bool{
+		"/bot12345:" + token[:30]:                                 true,
+		"/bot1234:" + token[:30]:                                  false,
+		"/bot1234x:" + token[:30]:                                 false,
+		"/bot12345:" + token[:29]:                                 false,
+		"/bot12345:" + token[:29] + ".x":                          false,
+		"/bot12345":                                               false,
+		"/services/T00000000/B0000000Z/" + token[:20]:             true,
+		"/services/T0000000/B00000000/" + token[:20]:              false,
+		"/services/t00000000/B00000000/" + token[:20]:             false,
+		"/services/U00000000/B00000000/" + token[:20]:             false,
+		"/services/Tasks-2026/B00000000/" + token[:20]:            false,
+		"/services/T00000000/B0000000/" + token[:20]:              false,
+		"/services/T00000000/C00000000/" + token[:20]:             false,
+		"/services/T00000000/Bookings1/" + token[:20]:             false,
+		"/services/T00000000/B00000000/" + token[:19]:             false,
+		"/services/T00000000/B00000000/" + token[:20] + ".json":   false,
+		"/api/webhooks/12345678901234567/" + token[:60]:           true,
+		"/api/v10/webhooks/12345678901234567890/" + token[:60]:    true,
+		"/api/webhooks/1234567890123456/" + token[:60]:            false,
+		"/api/webhooks/123456789012345678901/" + token[:60]:       false,
+		"/api/webhooks/1234567890123456x/" + token[:60]:           false,
+		"/api/webhooks/12345678901234567/" + token[:59]:           false,
+		"/api/webhooks/12345678901234567/" + token[:60] + ".json": false,
+		"/api/v10/v1/webhooks/12345678901234567890/" + token[:60]: false,
+		"/v1/api/webhooks/12345678901234567890/" + token[:60]:     false,
+	} {
+		req := at("https://example.com" + path).request(t)
+		assert.Equal(t, want, l.keyOf(req).credential != 0, path)
+	}
+}
