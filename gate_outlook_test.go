@@ -100,7 +100,9 @@ func TestWithoutADeadlineAPauseOfLessThanTwoMinutesIsWaitedFor(t *testing.T) {
 // Two minutes without a deadline are counted from when the server last took
 // something, but for those whose own requests it has refused before.
 func TestTheWaitBeginsAnewWhenTheServerTakesSomething(t *testing.T) {
-	for name, sent := range map[string]bool{"never sent": false, "sent before": true} {
+	for name, row := range map[string]struct{ sent, retry bool }{
+		"never sent": {}, "never sent, but it may be again": {retry: true}, "sent before": {sent: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				steps := map[string]func(*http.Request) (*http.Response, error){
@@ -133,13 +135,17 @@ func TestTheWaitBeginsAnewWhenTheServerTakesSomething(t *testing.T) {
 					go send(l, name)
 				}
 				synctest.Wait()
-				if sent {
+				if row.sent {
 					took, status := send(&Retry{Base: l}, "first")
 					assert.Equal(t, 429, status, "it has waited for 55s, and would have to wait for 100s more")
 					assert.Equal(t, 55*time.Second, took.Truncate(time.Second))
 				} else {
 					_, _ = send(l, "first")
-					took, status := send(l, "waits")
+					var rt http.RoundTripper = l
+					if row.retry {
+						rt = &Retry{Base: l}
+					}
+					took, status := send(rt, "waits")
 					assert.Equal(t, 200, status)
 					assert.Equal(t, 155*time.Second, took)
 				}

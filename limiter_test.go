@@ -280,6 +280,103 @@ func TestMaxWaitBoundsAllWaitsOfARequestTogether(t *testing.T) {
 	})
 }
 
+func TestTheNextAsksALimiterAsSoonAsOneIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(after(time.Hour, status(200)))
+		l := &RateLimit{Base: base, Limiter: waitFunc(func(ctx context.Context) error { return sleepFor(ctx, time.Second) })}
+		sendAll(t, l, maxPayers+1)
+		assert.Equal(t, 2*time.Second, base.times()[maxPayers], "and not when that one is answered")
+	})
+}
+
+func TestAHookThatPanicsAfterTheWaitForALimiterLeavesNobodyAsking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &RateLimit{
+			Base: script(status(200)), Limiter: waitFunc(func(ctx context.Context) error { return sleepFor(ctx, time.Second) }),
+			Observe: func(_ context.Context, ev Event) {
+				if ev.Kind == EventWait {
+					panic("hook")
+				}
+			},
+		}
+		assert.PanicsWithValue(t, "hook", func() { _, _ = l.RoundTrip(get(t)) })
+		assert.Zero(t, l.Limits()[0].InFlight)
+		assert.Zero(t, l.gates.get(l.keyOf(get(t))).payers, "or one more than may could ask at the same time")
+	})
+}
+
+// A failure counts for the circuit by when its request was sent, not by when it began
+// to wait for the Limiter.
+func TestAFailureCountsFromWhenTheLimiterHasLetTheRequestPass(t *testing.T) {
+	for name, row := range map[string]struct {
+		late time.Duration // the second, after the first
+		open bool
+	}{
+		"sent before the first failure was known": {time.Second, false},
+		"sent after it": {3 * time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked atomic.Int32
+				tr := &Transport{
+					Base:    script(after(2*time.Second, status(500))),
+					Retry:   Retry{Attempts: -1},
+					Breaker: Breaker{Failures: 2},
+					RateLimit: RateLimit{Limiter: waitFunc(func(ctx context.Context) error {
+						return sleepFor(ctx, time.Duration(asked.Add(1)-1)*row.late)
+					})},
+				}
+				sendAll(t, tr, 2)
+				assert.Equal(t, row.open, tr.Breaker.State(exampleKey) == StateOpen)
+			})
+		})
+	}
+}
+
+func TestAWaitForALimiterLeavesNoGoroutineBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which fails if one is left
+		l := &RateLimit{Base: script(status(200)), Limiter: waitFunc(func(context.Context) error { return nil })}
+		req := get(t).WithContext(context.WithoutCancel(t.Context()))
+		req.Cancel = make(chan struct{})
+		_, err := l.RoundTrip(req)
+		require.NoError(t, err)
+	})
+}
+
+func TestAHookThatPanicsWhenOneComesBackFromALimiterGivesItsUnitsBackOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(after(time.Second, status(429, "Retry-After", "10")), status(200))
+		var asked, queued atomic.Int32
+		l := &RateLimit{
+			Base: base, Fixed: true, Tokens: 1, // 60 in a minute
+			Cost: func(req *http.Request) int { return int(req.ContentLength) },
+			Limiter: waitFunc(func(ctx context.Context) error {
+				if asked.Add(1) == 2 {
+					return sleepFor(ctx, time.Hour)
+				}
+				return nil
+			}),
+			Observe: func(_ context.Context, ev Event) {
+				if ev.Kind == EventQueue && queued.Add(1) == 1 {
+					panic("hook")
+				}
+			},
+		}
+		send := func(units int64) {
+			req := get(t)
+			req.ContentLength = units
+			_, err := l.RoundTrip(req)
+			assert.NoError(t, err)
+		}
+		go send(50)
+		synctest.Wait()
+		assert.PanicsWithValue(t, "hook", func() { send(10) })
+		assert.Equal(t, time.Second, time.Since(base.began), "when the pause began")
+		send(30)
+		assert.Equal(t, []time.Duration{0, 20 * time.Second}, base.times())
+	})
+}
+
 func sleepFor(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/time/rate"
 )
 
 func TestARefusalIsReported(t *testing.T) {
@@ -53,12 +53,16 @@ func TestTheWaitThatIsReportedIsThatForAllLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen observed
 		base := script(status(429, "Retry-After", "10"), status(200))
-		l := &RateLimit{Base: base, Limiter: rate.NewLimiter(1, 1), Fixed: true, Observe: seen.see}
+		var asked atomic.Int32
+		limiter := waitFunc(func(ctx context.Context) error {
+			return sleepFor(ctx, time.Duration(asked.Add(1)-1)*3*time.Second)
+		})
+		l := &RateLimit{Base: base, Limiter: limiter, Fixed: true, Observe: seen.see}
 		sendAll(t, l, 1)
 		sendAll(t, l, 1)
 		i := slices.IndexFunc(seen.events, func(ev Event) bool { return ev.Kind == EventWait })
 		require.GreaterOrEqual(t, i, 0)
-		assert.Equal(t, 10*time.Second, seen.events[i].Wait)
+		assert.Equal(t, 13*time.Second, seen.events[i].Wait, "for the pause, and then for the Limiter")
 	})
 }
 
