@@ -68,6 +68,7 @@ func TestWhatBecomesOfARetryThatWasPaidFor(t *testing.T) {
 	}{
 		{"a success pays it back", []func(*http.Request) (*http.Response, error){status(503), status(200)}, -1, 5},
 		{"so does an answer for good", []func(*http.Request) (*http.Response, error){status(503), status(404)}, -1, 5},
+		{"and one that asks for a wait", []func(*http.Request) (*http.Response, error){status(503), status(429), status(200)}, -1, 5},
 		{"a failure does not", []func(*http.Request) (*http.Response, error){status(503), status(503), status(200)}, -1, 4},
 		{"each failure costs one", []func(*http.Request) (*http.Response, error){status(503)}, -1, 1},
 		{"nor does a broken connection", []func(*http.Request) (*http.Response, error){fails(errReset)}, -1, 1},

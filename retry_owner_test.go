@@ -245,6 +245,14 @@ func TestAnAnswerThatRetryGaveUpOnTellsAnSDKNotToSendItAgain(t *testing.T) {
 	}
 }
 
+func TestAnAnswerThatRetryGaveUpOnTellsTheSDKOfStripeToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		resp, err := (&Retry{Base: script(status(503, "Stripe-Should-Retry", "true"))}).RoundTrip(get(t))
+		require.NoError(t, err)
+		assert.Equal(t, "false", resp.Header.Get("Stripe-Should-Retry"))
+	})
+}
+
 func TestWhatRetryTellsAnSDKDoesNotChangeTheVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := http.Header{"Via": {"a"}}
@@ -291,6 +299,43 @@ func TestARetryOfAnSDKIsSentOnce(t *testing.T) {
 			assert.NoError(t, resp.Body.Close())
 		})
 	}
+}
+
+func TestTheAnswerToARetryOfAnSDKIsOneToItsRequest(t *testing.T) {
+	req := get(t)
+	req.Header.Set("X-Stainless-Retry-Count", "1")
+	resp, err := (&Retry{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+		return status(200)(req.Clone(req.Context())) // as a base that adds a credential does
+	})}).RoundTrip(req)
+	require.NoError(t, err)
+	assert.Same(t, req, resp.Request)
+}
+
+// A base may keep the context of what it sends.
+func TestARequestWithTheContextOfACallThatIsOverIsACallOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept context.Context
+		base := script(func(req *http.Request) (*http.Response, error) {
+			kept = req.Context()
+			return status(200)(req)
+		}, status(503), status(200))
+		r := &Retry{Base: base}
+		require.NoError(t, sendAll(t, r, 1)[0])
+		resp, err := r.RoundTrip(get(t).WithContext(kept))
+		require.NoError(t, err)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.Len(t, base.times(), 3)
+	})
+}
+
+func TestWhereNothingIsSentAgainTheBaseGetsTheBodyItself(t *testing.T) {
+	req := newRequest(t, http.MethodPost, exampleKey, io.NopCloser(strings.NewReader("x")))
+	req.GetBody = func() (io.ReadCloser, error) { return http.NoBody, nil }
+	_, err := (&Retry{Attempts: 1, Base: bareFunc(func(attempt *http.Request) (*http.Response, error) {
+		assert.True(t, req.Body == attempt.Body, "%T", attempt.Body)
+		return answer(attempt, 200, ""), nil
+	})}).RoundTrip(req)
+	require.NoError(t, err)
 }
 
 func TestWithRetryIsAnExceptionForOneCall(t *testing.T) {

@@ -179,6 +179,7 @@ func TestRetryHandsTheAnswerBackWhereWaitingIsOfNoUse(t *testing.T) {
 		{"the wait would end at the deadline", &Retry{MinDelay: -1}, 60 * time.Second, long},
 		{"the wait is longer than MaxRetryAfter", &Retry{MaxRetryAfter: 59 * time.Second}, 0, long},
 		{"MaxRetryAfter is off", &Retry{MaxRetryAfter: -1}, 0, status(429, "Retry-After", "1")},
+		{"the wait is longer than two minutes", &Retry{}, time.Hour, status(429, "Retry-After", "121")},
 		{"the wait would end after MaxElapsed", &Retry{MaxElapsed: 59 * time.Second}, 0, long},
 		{"a wait beyond what a Duration holds", &Retry{}, 0, status(503, "Retry-After", "18446744074")},
 		{"a wait of a day", &Retry{}, 0, status(503, "Retry-After", "86400")},
@@ -634,13 +635,26 @@ func TestMaxElapsedBoundsTheWaitForATurnToo(t *testing.T) {
 func TestTheAnswerInHandIsKeptWhateverWrapsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(status(503))
-		rt := &Retry{Base: &Timeout{Header: time.Minute, Base: &Breaker{Failures: 1, Base: base}}}
+		rt := &Retry{Base: &Timeout{Header: time.Minute, Idle: time.Minute, Base: &Breaker{Failures: 1, MaxWait: -1, Base: base}}}
 		resp, err := rt.RoundTrip(get(t))
 		require.NoError(t, err)
 		assert.Equal(t, 503, resp.StatusCode)
 		body, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		assert.Equal(t, `{"error":{"message":"status 503"}}`, string(body))
+	})
+}
+
+func TestAnAnswerThatIsNotAllInHandIsNotHandedBackAfterItWasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(func(req *http.Request) (*http.Response, error) {
+			resp, err := status(503)(req)
+			resp.Body = newStalledBody("x")
+			return resp, err
+		})
+		_, err := (&Retry{Base: &Breaker{Failures: 1, MaxWait: -1, Base: base}}).RoundTrip(get(t))
+		require.ErrorIs(t, err, ErrCircuitOpen)
+		assert.Len(t, base.times(), 1)
 	})
 }
 
