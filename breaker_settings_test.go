@@ -55,6 +55,9 @@ func TestWhenTheRatioOpensTheCircuit(t *testing.T) {
 		"not with a negative ratio":    {&Breaker{Failures: -1, Ratio: -1, MinRequests: 1}, 0, repeat(100, bad), 0},
 		"within the window":            {&Breaker{Failures: -1, MinRequests: 5}, 2 * time.Second, repeat(20, bad), 5},
 		"not out of the window":        {&Breaker{Failures: -1, MinRequests: 5}, 3 * time.Second, repeat(20, bad), 0},
+		"within all of the window":     {&Breaker{Failures: -1, MinRequests: 5}, 2300 * time.Millisecond, repeat(20, bad), 5},
+		"not just out of the window":   {&Breaker{Failures: -1, MinRequests: 5}, 2500 * time.Millisecond, repeat(20, bad), 0},
+		"not by what succeeded before": {&Breaker{Failures: -1}, time.Millisecond, append(repeat(100, ok), repeat(60, bad)...), 150},
 		"within a longer window":       {&Breaker{Failures: -1, MinRequests: 5, Window: time.Minute}, 3 * time.Second, repeat(20, bad), 5},
 		"not out of a shorter window":  {&Breaker{Failures: -1, MinRequests: 5, Window: time.Second}, 300 * time.Millisecond, repeat(20, bad), 0},
 		"by a number, whatever ratio":  {&Breaker{Failures: 3, MinRequests: 100}, 0, repeat(20, bad), 3},
@@ -105,6 +108,7 @@ func TestThoseWhoWaitedReturnOneByOne(t *testing.T) {
 		}
 		assert.InDelta(t, 4, in(0, time.Second/2), 1, "half as fast as they came, and faster and faster")
 		assert.InDelta(t, 6, in(time.Second/2, time.Second), 1, "up to a tenth more than they came")
+		assert.Less(t, times[99], 15*time.Second, "and then as fast as the server takes them")
 	})
 }
 

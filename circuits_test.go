@@ -195,7 +195,7 @@ func TestTheOpenPeriodIsNeverShorterThanItShouldBe(t *testing.T) {
 
 func TestARequestOnBehalfOfTheProbePasses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rt := &Transport{Breaker: Breaker{Failures: 1}, Retry: Retry{Attempts: -1}}
+		rt := &Transport{Breaker: Breaker{Failures: 1, MaxWait: -1}, Retry: Retry{Attempts: -1}}
 		n := 0
 		rt.Base = rtFunc(func(req *http.Request) (*http.Response, error) {
 			if n++; n == 1 {
@@ -211,9 +211,11 @@ func TestARequestOnBehalfOfTheProbePasses(t *testing.T) {
 		})
 		sendAll(t, rt, 1)
 		time.Sleep(2 * time.Second)
+		began := time.Now()
 		resp, err := rt.RoundTrip(get(t))
 		require.NoError(t, err)
 		assert.Equal(t, 200, resp.StatusCode)
+		assert.Less(t, time.Since(began), time.Second, "but for the cold start, at once")
 		assert.Equal(t, StateClosed, rt.Breaker.State(exampleKey))
 	})
 }

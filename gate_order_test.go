@@ -117,3 +117,28 @@ func TestTheProbeIsWhoeverCameLast(t *testing.T) {
 		assert.Equal(t, []string{"third", "first", "second"}, sent)
 	})
 }
+
+func TestAfterAProbeThatTakesTooLongTheNextIsWhoeverCameLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var sent []string
+		b := &Breaker{Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			sent = append(sent, req.Header.Get("X-Call"))
+			first := len(sent) == 1
+			mu.Unlock()
+			if first {
+				return after(time.Minute, status(200))(req)
+			}
+			return status(200)(req)
+		})}
+		b.Trip(exampleKey, time.Now().Add(10*time.Second))
+		var wg sync.WaitGroup
+		for _, name := range []string{"first", "second", "third", "fourth"} {
+			wg.Go(func() { sendAs(t, b, name) })
+			time.Sleep(time.Second)
+		}
+		wg.Wait()
+		assert.Equal(t, []string{"fourth", "third", "first", "second"}, sent)
+	})
+}
