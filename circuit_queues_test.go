@@ -69,3 +69,26 @@ func TestACircuitRemembersAQueueAsLongAsSomebodyWaitsForIt(t *testing.T) {
 		assert.Equal(t, []time.Duration{time.Minute}, base.times())
 	})
 }
+
+// Of many queues, all would come each time that one may leave.
+func TestATimeToReturnIsKeptForAQueueWhereThereAreOthers(t *testing.T) {
+	for queues, keeps := range []bool{1: false, 2: true, 3: true} {
+		if queues == 0 {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			c := new(Breaker).newCircuit()
+			for range queues {
+				c.waits(newGate(1, 1))
+			}
+			c.ramp.flow = 40
+			c.ramp.start(time.Now())
+			var kept time.Time
+			_, wait := c.admit(time.Now(), get(t), &kept)
+			require.Zero(t, wait)
+			_, wait = c.admit(time.Now(), get(t), &kept)
+			assert.Positive(t, wait)
+			assert.Equal(t, keeps, !kept.IsZero(), "%d", queues)
+		})
+	}
+}
