@@ -2,6 +2,7 @@ package sturdy
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,47 @@ func TestACircuitRemembersAQueueAsLongAsSomebodyWaitsForIt(t *testing.T) {
 		require.NoError(t, sendAll(t, tr, 1)[0])
 		assert.Equal(t, []time.Duration{time.Minute}, base.times())
 	})
+}
+
+func TestACircuitForgetsAQueueWhereNobodyWaitsForALimiterAnyMore(t *testing.T) {
+	for name, limiter := range map[string]func() error{
+		"it lets all pass": func() error { return nil },
+		"it lets none":     func() error { return errors.New("no") },
+		"it panics":        func() error { panic("limiter") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := &Transport{Base: script(status(200)), Retry: Retry{Attempts: -1}, RateLimit: RateLimit{
+					Limiter: waitFunc(func(context.Context) error {
+						time.Sleep(time.Second)
+						return limiter()
+					}),
+				}}
+				done := make(chan any)
+				for range 3 {
+					go func() {
+						defer func() { done <- recover() }()
+						if resp, err := tr.RoundTrip(get(t)); err == nil {
+							resp.Body.Close()
+						}
+					}()
+				}
+				synctest.Wait()
+				c := tr.Breaker.circuits.get(originKey(get(t)))
+				gates := func() int {
+					c.mu.Lock()
+					defer c.mu.Unlock()
+					return len(c.gates)
+				}
+				require.Equal(t, 1, gates(), "who waits is to come back if the circuit opens")
+				for range 3 {
+					<-done
+				}
+				assert.Zero(t, gates())
+				assert.Empty(t, tr.RateLimit.gates.get(key{scheme: "https", host: "api.example.com"}).lines)
+			})
+		})
+	}
 }
 
 // Of many queues, all would come each time that one may leave.
