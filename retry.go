@@ -393,8 +393,8 @@ func (s *series) sitOut(wait time.Duration) time.Duration {
 // to each other.
 func (s *series) spread(n int) time.Duration {
 	parts := [...]float64{0, 0.1, 0.25, 0.85}
-	left := s.attempts() - n // the last has the last part, also where there are few
-	part := min(parts[min(n, len(parts))-1], parts[min(max(len(parts)-left, 0), len(parts)-1)])
+	left := s.attempts() - n // the last has the last part, also where there are many; few have the first parts
+	part := min(parts[min(n, len(parts))-1], parts[max(len(parts)-left, 0)])
 	most := maxOpenWait
 	if left == 1 {
 		most *= 2
