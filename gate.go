@@ -35,6 +35,7 @@ type gate struct {
 	bucket *rate.Limiter // holds them to pace; nil while that holds nobody
 	paused time.Time     // nobody leaves before
 	pace   pace
+	slots  slots
 	meters []*meter  // of the newest answer that had any
 	known  []*meter  // of all answers
 	heard  time.Time // when the newest answer that had any came
@@ -80,6 +81,7 @@ type pass struct {
 	mark     toll      // what had left by then, it included
 	charged  float64   // of the caller's tokens
 	flies    bool      // counts as flying
+	out      int       // how many were, with it, when it left
 	doubts   *meter    // that held it, but not for long enough to be true; nil if none did
 	waited   time.Duration
 	admitted admission
@@ -107,7 +109,7 @@ func (g *gate) idle() bool {
 			return false
 		}
 	}
-	learned := g.pace.rate > 0 && now.Sub(g.went) <= paceForget // being asked is no use of the pace
+	learned := (g.pace.rate > 0 || g.slots.limited()) && now.Sub(g.went) <= paceForget // being asked is no use of the pace
 	return !learned && (g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
 }
 
@@ -220,6 +222,13 @@ func (g *gate) learned(now time.Time) time.Duration {
 	if !g.fixed && !g.capped && g.limit == rate.Inf {
 		d = g.pace.cold(g.flying, now)
 	}
+	g.slots.forget(now, g.went)
+	if g.slots.limited() {
+		if !g.slots.room(g.flying, now) {
+			return math.MaxInt64 // until one is answered
+		}
+		return d
+	}
 	g.paceAt(now)
 	if g.bucket != nil && g.spare == 0 {
 		d = max(d, shortOf(g.bucket, now))
@@ -291,6 +300,8 @@ func (g *gate) leave(now time.Time, w wish, a admission) pass {
 		}
 	}
 	g.flying++
+	p.out = g.flying
+	g.slots.left(p.out)
 	if w.pays {
 		g.payers++
 	} else {

@@ -57,6 +57,9 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 		p.doubts.disprove()
 	}
 	if !g.fixed {
+		if ok {
+			g.slots.passed(p.out, p.at)
+		}
 		g.pace.taken(flying)
 		if p.mark.requests > g.cut {
 			g.pace.lit(now)
@@ -96,16 +99,20 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 		g.cut = g.left.requests
 	}
 	if learn && !g.fixed && !g.blind(p) {
+		g.slots.refused(p.out, p.at, now, resume, news)
 		r := rejection{
 			n: p.mark.requests, sent: p.at, now: now, resume: resume,
 			told: g.meterRate(), alone: alone,
 		}
-		if news {
+		switch {
+		case g.slots.limited():
+			g.pace.ledger.begin(p.at, p.mark.requests)
+		case news:
 			for _, m := range g.meters {
 				m.trust = max(0.98*m.trust, 0.5)
 			}
 			g.pace.refused(r)
-		} else {
+		default:
 			g.pace.also(r)
 		}
 	}
@@ -220,7 +227,7 @@ func (g *gate) state(now time.Time) LimitState {
 	for _, m := range g.meters {
 		least(m.perSecond(), m.limit/m.price(), "headers")
 	}
-	if g.pace.rate > 0 {
+	if g.pace.rate > 0 && !g.slots.limited() {
 		least(g.pace.current(), g.pace.burst, "refusals")
 	}
 	return s
@@ -232,7 +239,7 @@ func (g *gate) news() (perSecond float64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.meterRate()
-	if p := g.pace.rate; p > 0 && !g.pace.guess() && (r == 0 || p < r) {
+	if p := g.pace.rate; p > 0 && !g.pace.guess() && !g.slots.limited() && (r == 0 || p < r) {
 		r = p
 	}
 	if r == 0 || math.Abs(r-g.said) <= g.said/10 {
@@ -259,7 +266,7 @@ func (g *gate) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	g.paused, g.pace = time.Time{}, pace{ledger: g.pace.ledger}
+	g.paused, g.pace, g.slots = time.Time{}, pace{ledger: g.pace.ledger}, slots{}
 	g.meters, g.known, g.silent = nil, nil, 0
 	g.busy, g.chance = 0, chance{}
 	if g.pace.ledger != nil {

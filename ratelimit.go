@@ -19,7 +19,9 @@ import (
 // answers, are forgotten. Where there are none, or not of all, the rate is
 // inferred from what the server took and refused. Until anything is known, the
 // first requests leave one by one, then faster and faster, and soon as they
-// come. Limit, Burst and Tokens are a ceiling over all that is learned.
+// come. A server that refuses only when more are out than it ever took is held to have
+// a limit in flight: then as many are out as it takes, and no rate holds them.
+// Limit, Burst and Tokens are a ceiling over all that is learned.
 //
 // If the server answers one request with 429, or a few in a row with 503 and a
 // Retry-After, nobody with that key is sent before the time that it asks for, with
