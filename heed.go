@@ -143,6 +143,7 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 		return
 	}
 	g.heard, g.silent = now, 0
+	a := hearing{ok: ok, sole: len(buckets) == 1, sent: p.at, now: now, mark: p.mark}
 	newest := true
 	for _, m := range g.meters {
 		newest = newest && p.mark.requests > m.mark.requests
@@ -158,11 +159,19 @@ func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
 		if m == nil {
 			continue
 		}
-		m.hear(b, ok, p.at, now, p.mark, g.left, g.pace.ledger)
+		m.hear(b, a, g.left, g.pace.ledger)
 		if newest && !slices.Contains(g.meters, m) { // told of twice, in two dialects
 			g.meters = append(g.meters, m)
 		}
 	}
+}
+
+// hearBusy takes in what an answer says of the server's limits that says of itself that
+// the server has too much to do: one of them may be what it has reached.
+func (g *gate) hearBusy(p *pass, now time.Time, buckets []Bucket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hear(p, false, now, buckets)
 }
 
 // meterOf returns what is known of a limit. If there is no room for one more,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -179,6 +180,13 @@ func asksToWait(e *Error) bool {
 	return e.StatusCode != 0 && (e.Class == ErrRateLimit || e.Class == ErrOverloaded && e.RetryAfter > 0)
 }
 
+// refusedByLimit reports whether an answer is that of a limit, and not of a server that
+// has too much to do: some answer 503 to both, and tell by their headers which it is.
+func refusedByLimit(e *Error, buckets []Bucket) bool {
+	return e.Class == ErrRateLimit || e.Class == ErrOverloaded &&
+		slices.ContainsFunc(buckets, func(b Bucket) bool { return b.Remaining == 0 })
+}
+
 // learn takes in what became of a request.
 func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	if resp == nil {
@@ -195,7 +203,12 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		buckets = limitsOf(resp, now)
 	}
 	defer p.news()
-	if e == nil || !asksToWait(e) {
+	limited := e != nil && refusedByLimit(e, buckets)
+	if e != nil && e.Class == ErrOverloaded && !limited {
+		p.gate.hearBusy(&p.pass, now, buckets)
+		buckets = nil
+	}
+	if e == nil || !asksToWait(e) && !limited {
 		p.gate.taken(&p.pass, e == nil, now, buckets)
 		return
 	}
@@ -203,11 +216,11 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	if e.Class == ErrOverloaded {
 		pause = min(pause, maxOpenHint) // then somebody looks
 	}
-	if e.Class == ErrOverloaded && !p.gate.overloaded() {
+	if !limited && !p.gate.overloaded() {
 		p.gate.landed(&p.pass)
 		return
 	}
-	until, alone, news := p.gate.refused(&p.pass, pause, e.Class == ErrRateLimit, buckets)
+	until, alone, news := p.gate.refused(&p.pass, pause, limited, buckets)
 	e.notBefore, e.alone = until, alone
 	if news && pause > 0 {
 		p.notes = append(p.notes, note{true, Event{Kind: EventPause, Wait: pause, Err: e}})
