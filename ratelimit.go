@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"time"
 
@@ -203,6 +204,10 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		buckets = limitsOf(resp, now)
 	}
 	defer p.news()
+	if e == nil && fromCache(resp.Header) {
+		p.gate.landed(&p.pass) // the server has not seen it
+		return
+	}
 	limited := e != nil && refusedByLimit(e, buckets)
 	if e != nil && e.Class == ErrOverloaded && !limited {
 		p.gate.hearBusy(&p.pass, now, buckets)
@@ -227,8 +232,18 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 	}
 }
 
-// limitsOf returns the limits that an answer tells of.
+// fromCache reports whether an answer is not the server's, but was kept by a cache: by
+// one of the caller's, or, with an age (RFC 9111, section 5.1), on the way.
+func fromCache(h http.Header) bool {
+	return h.Get("X-From-Cache") != "" || parseCount(textproto.TrimString(h.Get("Age"))) > 0
+}
+
+// limitsOf returns the limits that an answer tells of. What a cache has kept tells of
+// what was.
 func limitsOf(resp *http.Response, now time.Time) []Bucket {
+	if fromCache(resp.Header) {
+		return nil
+	}
 	if date, ok := parseHTTPDate(resp.Header.Get("Date")); ok {
 		now = date
 	}

@@ -439,3 +439,30 @@ func TestARequestThatIsOverTakesNoToken(t *testing.T) {
 		assert.Equal(t, []time.Duration{0}, base.times())
 	})
 }
+
+func TestAnAnswerFromACacheTellsNothingOfLimits(t *testing.T) {
+	for name, row := range map[string]struct {
+		header []string
+		cached bool
+	}{
+		"the server's own": {nil, false},
+		"of no age":        {[]string{"Age", "0"}, false},
+		"of some age":      {[]string{"Age", "3"}, true},
+		"of the caller's":  {[]string{"X-From-Cache", "1"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				now := []string{"X-Ratelimit-Limit", "5000", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "2400"}
+				fresh := []string{"X-Ratelimit-Limit", "5000", "X-Ratelimit-Remaining", "4000", "X-Ratelimit-Reset", "2400"}
+				l := &RateLimit{Base: script(status(200, fresh...), status(429, now...), status(200, fresh...), status(200, append(now, row.header...)...), status(200, fresh...))}
+				var began time.Time
+				for range 5 {
+					began = time.Now()
+					_, err := l.RoundTrip(get(t).WithContext(deadlineIn(t, 3*time.Hour)))
+					require.NoError(t, err)
+				}
+				assert.Equal(t, !row.cached, time.Since(began) > 30*time.Minute)
+			})
+		})
+	}
+}
