@@ -161,8 +161,12 @@ func (m *meter) due(now time.Time, n float64) time.Duration {
 }
 
 // turnIn estimates how long after now it is the turn of a request with so many
-// ahead of it, if they cost as much.
+// ahead of it, if they cost as much. A rate that is not told well tells nothing of that:
+// nobody is to be refused for it.
 func (m *meter) turnIn(now time.Time, ahead int, cost float64) time.Duration {
+	if m.unit != "" && !m.window && !m.sharp {
+		return 0
+	}
 	cost = min(cost, m.limit)
 	missing := float64(ahead+1)*cost - m.level
 	if dt := now.Sub(m.at); !m.window && dt > 0 {
@@ -186,7 +190,7 @@ func (m *meter) levelAt(now time.Time) float64 {
 	case !m.window:
 		m.level, m.at = min(m.level+dt.Seconds()*m.rate*m.trust, m.limit), now
 	case now.Before(m.ends):
-	case m.period > 0:
+	case m.period > 0 && m.ends.Equal(m.until): // not twice without an answer
 		m.level, m.at = m.limit, now
 		m.ends = now.Add(m.period)
 	default:
@@ -274,7 +278,7 @@ func (m *meter) hear(b Bucket, a hearing, left toll, past *ledger) {
 			m.end(remaining, b.Reset, a)
 		}
 		m.level, m.at, m.mark, m.seen = level, a.now, a.mark, remaining
-	case level < m.levelAt(a.now) && !m.window:
+	case level < m.levelAt(a.now) && (!m.window || m.same(a.now.Add(b.Reset).Sub(m.until), a)):
 		m.level = level // an answer that is late never raises it
 	}
 }
@@ -328,10 +332,15 @@ func (m *meter) end(remaining float64, reset time.Duration, a hearing) {
 	switch moved := ends.Sub(m.until); {
 	case begun && remaining >= m.limit/2 && m.limit > 1 && !m.until.IsZero():
 		m.period = max(moved, 0)
-	case !begun && moved >= 0 && moved <= 2*exact+a.now.Sub(a.sent):
+	case !begun && moved >= 0 && m.same(moved, a):
 		ends = m.until // the end is late by a rounding and an answer's way: least where it seems the soonest
 	}
 	m.ends, m.until = ends, ends
+}
+
+// same reports whether a window's end that has moved by so much is still the same.
+func (m *meter) same(moved time.Duration, a hearing) bool {
+	return moved.Abs() <= 2*m.exact()+a.now.Sub(a.sent)
 }
 
 // exact is what resets are rounded to.

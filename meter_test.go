@@ -407,3 +407,26 @@ func TestA503WithUnitsLeftIsHeardOfTheLimitToo(t *testing.T) {
 		assert.Zero(t, g.pace.rate, "it may as well have too much to do")
 	})
 }
+
+func TestARateThatIsNotToldWellRefusesNobody(t *testing.T) {
+	m := &meter{unit: "requests", each: 1}
+	now := ticker{24, 2, 0, policy(time.Second)}.ask(m, 1, 0, 0)
+	assert.Zero(t, m.turnIn(now, 1000, 1))
+	m = &meter{unit: "requests", each: 1}
+	now = ticker{1, 60, 0, policy(time.Minute)}.ask(m, 1, 0, 0)
+	assert.InDelta(t, 942, m.turnIn(now, 1000, 1).Seconds(), 3)
+}
+
+func TestRequestsThatOvertakeEachOtherLeaveAWindowNoFuller(t *testing.T) {
+	began := time.Unix(1e9, 0)
+	m := &meter{unit: "requests", each: 1}
+	hear := func(n float64, left int64, at time.Duration) {
+		b := Bucket{Unit: "requests", Limit: 100, Remaining: left, Reset: time.Minute - at}
+		m.hear(b, hearing{ok: true, sent: began.Add(at), now: began.Add(at), mark: toll{n, n}}, toll{12, 12}, new(ledger))
+	}
+	hear(1, 99, 0)
+	hear(12, 95, time.Second) // it was the first of those that left with it
+	assert.InDelta(t, 95, m.level, 0)
+	hear(5, 88, time.Second)
+	assert.InDelta(t, 81, m.level, 0, "seven more had left than this")
+}

@@ -34,7 +34,9 @@ import (
 //
 // Headers are believed as far as the answers bear them out: one that says that
 // nothing is left holds the others up for a second, until one request has seen
-// whether it is true.
+// whether it is true. How fast there is more is also counted, from what is left: a
+// reset in whole seconds says little of a limit of many a second, and a minute's limit
+// may be enforced by the second. What a cache has kept says nothing.
 //
 // A request whose turn would come after its deadline, or after MaxWait, is
 // refused at once with an [ErrWaitTooLong], if that is certain: by a Limit of the
