@@ -102,7 +102,7 @@ func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (
 		g.slots.refused(p.out, p.at, now, resume, news)
 		r := rejection{
 			n: p.mark.requests, sent: p.at, now: now, resume: resume,
-			told: g.meterRate(), alone: alone,
+			told: g.meterRate(), alone: alone, others: g.flying + g.waiting(),
 		}
 		switch {
 		case g.slots.limited():

@@ -98,6 +98,8 @@ const (
 	manyRejudged = 32                     // accounts of one refusal, for each that left earlier
 	darkTrip     = 250 * time.Millisecond // from one request to the next in the dark, at first
 	aloneTrip    = time.Second            // the same, if there is but one
+	darkLongest  = 5 * time.Second / 2    // the same, at last, where many wait
+	darkAll      = 40 * time.Second       // the same, times how many wait: their attempts are to last for two minutes
 	shortDark    = 3 * time.Second        // is soon over
 	provenBy     = 11                     // requests that were taken
 	minHold      = time.Second
@@ -115,6 +117,7 @@ type rejection struct {
 	resume time.Time // no request leaves before
 	told   float64   // requests per second that the server's headers allow; 0 if they do not say
 	alone  bool      // nobody else waits, or is out
+	others int       // how many wait, or are out
 }
 
 // cold is how long the cold start holds up a request at now, while so many are
@@ -271,7 +274,7 @@ func (p *pace) lit(now time.Time) {
 	case soon:
 		p.climb(rates{paceCut * p.back, p.back}, crowdRamp)
 	default:
-		p.rate, p.rough = max(p.current(), slowLeast), true
+		p.rate, p.rough = max(p.current(), slowLeast, p.back/8), true
 	}
 }
 
@@ -289,7 +292,8 @@ func (p *pace) darken(r rejection, most float64) {
 	if r.alone { // and pays for every try
 		trip = max(trip, aloneTrip)
 	}
-	p.rough, p.rate = false, min(most/2, 1/trip.Seconds())
+	longest := max(trip, darkLongest, darkAll/time.Duration(r.others+1))
+	p.rough, p.rate = false, max(min(most/2, 1/trip.Seconds()), 1/longest.Seconds())
 	p.stay(longHold)
 }
 

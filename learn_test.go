@@ -252,3 +252,23 @@ func TestLimitsThatBucketsDoNotExplain(t *testing.T) {
 		})
 	}
 }
+
+func TestInTheDarkManyLookMoreOften(t *testing.T) {
+	for others, within := range map[int]time.Duration{0: 20 * time.Second, 3: 10 * time.Second, 15: 5 * time.Second / 2, 999: 5 * time.Second / 2} {
+		p := pace{ledger: new(ledger)}
+		now := time.Unix(1e9, 0)
+		for n := range 30 {
+			now = now.Add(time.Second)
+			p.ledger.add(now, float64(n+1), 1, 1)
+			p.refused(rejection{n: float64(n + 1), sent: now, now: now, resume: now, others: others})
+		}
+		assert.InEpsilon(t, 1/within.Seconds(), p.current(), 0.01, "%d others", others)
+	}
+}
+
+func TestAfterTheDarkSlowStartBeginsByWhatWasBefore(t *testing.T) {
+	p := pace{ledger: new(ledger), dark: true, back: 80, rate: 0.4}
+	p.since = time.Unix(1e9, 0)
+	p.lit(p.since.Add(time.Minute))
+	assert.InEpsilon(t, 10, p.current(), 0.01)
+}

@@ -28,9 +28,9 @@ import (
 // If the server answers one request with 429, or a few in a row with 503 and a
 // Retry-After, nobody with that key is sent before the time that it asks for, with
 // a 503 for a minute at most, and afterwards they leave one by one. As long as it
-// refuses all, one at a time finds out whether it still does, less and less often, at
-// the latest each 20 seconds. A caller who is alone is held to what the server names,
-// or to Retry's settings, and not to what is inferred.
+// refuses all, one at a time finds out whether it still does, less and less often: at
+// the latest each 20 seconds, or each 2.5 if many wait. A caller who is alone is held to
+// what the server names, or to Retry's settings, and not to what is inferred.
 //
 // Headers are believed as far as the answers bear them out: one that says that
 // nothing is left holds the others up for a second, until one request has seen
