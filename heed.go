@@ -209,7 +209,11 @@ func (g *gate) settle(p *pass, used float64) {
 	now := time.Now()
 	g.tokens.spend(now, used-p.charged)
 	g.prices.learn(p.model, p.units, used)
-	if g.waiting() > 0 {
+	switch {
+	case g.waiting() == 0:
+	case used > p.charged:
+		g.review(now) // the turns of all come later
+	default:
 		g.pump(now)
 	}
 }
