@@ -184,6 +184,7 @@ func (g *gate) undo(p *pass, now time.Time) {
 		g.payers--
 	}
 	g.land(p)
+	g.slots.lost(p.out)
 }
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how

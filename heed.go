@@ -36,6 +36,7 @@ func (g *gate) landed(p *pass) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.land(p)
+	g.slots.lost(p.out)
 	if g.waiting() > 0 {
 		g.pump(time.Now())
 	}
@@ -59,6 +60,8 @@ func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
 	if !g.fixed {
 		if ok {
 			g.slots.passed(p.out, p.at)
+		} else {
+			g.slots.lost(p.out)
 		}
 		g.pace.taken(flying)
 		if p.mark.requests > g.cut {

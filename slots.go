@@ -37,15 +37,14 @@ const (
 )
 
 const (
-	slotsAgree   = 2  // refusals at the same number that are enough; twice as many after each error
-	slotsWrong   = 2  // refusals below it that are too many
-	slotsFuzzy   = 32 // numbers that differ by a part of so much are the same: answers are on their way
-	slotsWindow  = 50 // requests that taken looks back, at least
-	slotsLook    = 64 // requests taken before a look; twice as many after one that was in vain
-	slotsRarely  = 4096
-	slotsCost    = 20 // a look is not sooner than so many times the pause that the last refusal cost
-	slotsForget  = paceForget
-	slotsDoubled = 10 // times, at most
+	slotsAgree   = 2    // refusals at the same number that are enough; twice as many after each error
+	slotsWrong   = 2    // refusals below it that are too many
+	slotsFuzzy   = 32   // numbers that differ by a part of so much are the same: answers are on their way
+	slotsWindow  = 50   // requests that taken looks back, at least
+	slotsLook    = 64   // requests taken before a look; twice as many after one that was in vain
+	slotsRarely  = 4096 // the same, at most
+	slotsCost    = 20   // a look is not sooner than so many times the pause that the last refusal cost
+	slotsDoubled = 10   // times, at most
 )
 
 // limited reports whether s holds requests instead of the pace.
@@ -67,7 +66,8 @@ func (s *slots) left(out int) {
 // passed notes that one was taken that left at sent, when so many were out.
 func (s *slots) passed(out int, sent time.Time) {
 	if sent.Before(s.heard) && !sent.Before(s.sent) {
-		return // of those that were out, some had been refused
+		s.lost(out) // of those that were out, some had been refused
+		return
 	}
 	if s.seen++; s.seen >= slotsWindow {
 		s.seen, s.taken[1], s.taken[0] = 0, s.taken[0], 0
@@ -80,6 +80,14 @@ func (s *slots) passed(out int, sent time.Time) {
 		if s.full++; s.full == slotsLook {
 			s.wrong = 0
 		}
+	}
+}
+
+// lost notes that what became of one says nothing: it was not answered, or never sent. If
+// that was the look, there will be another.
+func (s *slots) lost(out int) {
+	if s.state == slotsLooking && out > s.most {
+		s.state = slotsLimited
 	}
 }
 
@@ -125,7 +133,7 @@ func (s *slots) doubt(out int) {
 
 // forget forgets what was not used for long, at now.
 func (s *slots) forget(now, used time.Time) {
-	if s.limited() && now.Sub(used) > slotsForget {
+	if s.limited() && now.Sub(used) > paceForget {
 		*s = slots{}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 )
 
 // A slotStep is a request that left with so many out and was taken or refused, all of
@@ -139,6 +141,32 @@ func TestOneMoreIsTriedNowAndThen(t *testing.T) {
 	assert.True(t, s.limited())
 	s.forget(now.Add(time.Minute+1), now)
 	assert.False(t, s.limited())
+}
+
+func TestALookThatIsNotAnsweredIsMadeAgain(t *testing.T) {
+	for name, end := range map[string]func(g *gate, p *pass){
+		"no answer":          func(g *gate, p *pass) { g.landed(p) },
+		"another's mistake":  func(g *gate, p *pass) { g.taken(p, false, time.Now(), nil) },
+		"never sent":         func(g *gate, p *pass) { g.takeBack(p) },
+		"beside some others": func(g *gate, p *pass) { g.slots.heard = p.at.Add(1); g.taken(p, true, time.Now(), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(rate.Inf, 1)
+			g.pace.warm, g.went = true, time.Now()
+			g.slots = slots{state: slotsLimited, most: 1, full: slotsLook, patient: slotsLook}
+			first, turn, err := g.enter(get(t), wish{units: 1})
+			require.NoError(t, err)
+			require.Nil(t, turn)
+			look, turn, err := g.enter(get(t), wish{units: 1})
+			require.NoError(t, err)
+			require.Nil(t, turn)
+			require.Equal(t, slotsLooking, g.slots.state)
+			end(g, &look)
+			assert.Equal(t, slotsLimited, g.slots.state)
+			assert.Equal(t, 1, g.slots.most)
+			g.landed(&first)
+		})
+	}
 }
 
 // A server that works on so many at once, each as long as it happens to take.
