@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sturdyhttp/sturdy/internal/times"
+
 	"github.com/sony/gobreaker/v2"
 	"golang.org/x/time/rate"
 )
@@ -234,7 +236,7 @@ func (b *Breaker) newCircuit() *circuit {
 		maxOpen:     b.MaxOpen,
 		alone:       newGate(rate.Inf, 1),
 	}
-	c.alone.fixed = true
+	c.alone.pace.Fixed = true
 	if c.minRequests <= 0 {
 		c.minRequests = 50
 	}
@@ -291,7 +293,7 @@ func (c *circuit) idle() bool {
 	if !c.until.IsZero() {
 		return time.Since(c.until) >= maxOpenHint
 	}
-	last := later(later(c.run.last, c.recent.last), c.broken.last)
+	last := times.Later(times.Later(c.run.last, c.recent.last), c.broken.last)
 	return last.IsZero() || time.Since(last) >= max(c.window, maxOpenHint)
 }
 
@@ -386,7 +388,7 @@ func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) (
 	case !asked:
 		sooner = c.hurry(now, until)
 	case c.asked.Sub(now) <= maxOpenHint: // else it was opened by hand
-		until = later(until, c.asked.Add(time.Second))
+		until = times.Later(until, c.asked.Add(time.Second))
 	}
 	if now.Before(until) && c.until.Before(until) {
 		return nil, sooner
@@ -398,7 +400,7 @@ func (c *circuit) refusal(now, until time.Time, asked bool, req *http.Request) (
 // cannot wait longer, and reports whether it did: no guess of when the server is back
 // refuses them.
 func (c *circuit) hurry(now, until time.Time) bool {
-	soon := later(later(c.since.Add(c.openFor), c.asked), now)
+	soon := times.Later(times.Later(c.since.Add(c.openFor), c.asked), now)
 	if !soon.Before(until) || !soon.Before(c.until) || c.until.Before(until) {
 		return false
 	}
@@ -643,11 +645,4 @@ func hint(e *Error) time.Duration {
 		return 0
 	}
 	return min(e.RetryAfter, maxOpenHint)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

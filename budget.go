@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // A Budget bounds what [Retry] adds to the load of a server that is down. A
@@ -113,7 +115,7 @@ func (a *account) succeeded(sent time.Time, retries float64) {
 	defer a.mu.Unlock()
 	a.age()
 	a.balance += retries
-	a.worked, a.took = a.at, later(a.took, sent)
+	a.worked, a.took = a.at, times.Later(a.took, sent)
 	if a.back != nil {
 		close(a.back)
 		a.back = nil

@@ -212,7 +212,7 @@ func TestAnOpenCircuitIsNotAskedAgainForWhatPassesBy(t *testing.T) {
 	assertGrowsLittle(t, 300, func(t *testing.T, n int) (asked int) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(rate.Inf, 1)
-			g.fixed = true
+			g.pace.Fixed = true
 			until := time.Now().Add(time.Hour)
 			circuits := make([]*circuit, n)
 			for i := range circuits {

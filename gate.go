@@ -1,11 +1,13 @@
 package sturdy
 
 import (
-	"iter"
 	"math"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/pace"
+	"github.com/sturdyhttp/sturdy/internal/times"
 
 	"golang.org/x/time/rate"
 )
@@ -29,29 +31,13 @@ type gate struct {
 	mu     sync.Mutex
 	limit  rate.Limit // the caller's ceiling; rate.Inf without one
 	burst  int
-	fixed  bool          // nothing is learned
-	capped bool          // the caller has another limit than that
 	own    *rate.Limiter // holds them to limit; nil without one
-	bucket *rate.Limiter // holds them to pace; nil while that holds nobody
-	paused time.Time     // nobody leaves before
-	pace   pace
-	slots  slots
-	meters []*meter  // of the newest answer that had any
-	known  []*meter  // of all answers
-	heard  time.Time // when the newest answer that had any came
-	silent int       // successes since then
-	tokens *meter    // the caller's ceiling; nil without one
-	prices *prices   // in these tokens; nil without one
-	said   float64   // the rate that was reported last
-	cut    float64   // how many had left at the last news
-	left   toll
-	went   time.Time // when the last left
-	took   time.Time // when the server was last known to take any
-	denied time.Time // when it last refused one
-	busy   int       // answers in a row that the server is overloaded
-	chance chance    // of these while it works
-	flying int       // sent, and not answered
-	spare  int       // tokens taken for requests that were then cancelled
+	spare  int           // tokens taken from it for requests that were then cancelled
+	tokens *allowance    // the caller's ceiling; nil without one
+	prices *prices       // in these tokens; nil without one
+	pace   pace.Controller
+	busy   int    // answers in a row that the server is overloaded
+	chance chance // of these while it works
 	queue  order
 	lines  map[*circuit]*line    // of the queue
 	open   agenda                // of these, whose circuit is asked when their turn comes
@@ -77,12 +63,8 @@ type wish struct {
 type pass struct {
 	wish
 	gate     *gate
-	at       time.Time // when it left
-	mark     toll      // what had left by then, it included
-	charged  float64   // of the caller's tokens
-	flies    bool      // counts as flying
-	out      int       // how many were, with it, when it left
-	doubts   *meter    // that held it, but not for long enough to be true; nil if none did
+	sent     pace.Sent
+	charged  float64 // of the caller's tokens
 	waited   time.Duration
 	admitted admission
 }
@@ -91,6 +73,7 @@ func newGate(limit rate.Limit, burst int) *gate {
 	g := &gate{limit: limit, burst: burst}
 	if limit != rate.Inf {
 		g.own = rate.NewLimiter(limit, burst)
+		g.pace.Ceiling, g.pace.Bounded = limit, true
 	}
 	return g
 }
@@ -101,16 +84,8 @@ func (g *gate) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if g.waiting() > 0 || g.flying > 0 || now.Before(g.paused) {
-		return false
-	}
-	for m := range g.limits() {
-		if !m.idle(now) {
-			return false
-		}
-	}
-	learned := (g.pace.rate > 0 || g.slots.limited()) && now.Sub(g.went) <= paceForget // being asked is no use of the pace
-	return !learned && (g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
+	return g.waiting() == 0 && g.pace.Idle(now) && g.tokens.full(now) &&
+		(g.own == nil || g.own.TokensAt(now) >= float64(g.burst))
 }
 
 // enter lets req leave, if it may do so at once. Otherwise it returns its turn,
@@ -173,68 +148,42 @@ func (g *gate) takeBack(p *pass) {
 
 // undo gives back what p was charged.
 func (g *gate) undo(p *pass, now time.Time) {
-	if g.own != nil || g.bucket != nil {
+	if g.own != nil {
 		g.spare = min(g.spare+1, g.burst)
 	}
-	for m := range g.limits() {
-		m.spend(now, -g.cost(m, &p.wish))
-	}
+	g.tokens.spend(now, -p.charged)
 	if p.pays {
 		p.pays = false
 		g.payers--
 	}
-	g.land(p)
-	g.slots.lost(p.out)
+	g.pace.Undo(&p.sent, now)
 }
 
 // wait returns 0 if a request may leave at now, as far as the gate goes, or how
 // long to wait before looking again.
 func (g *gate) wait(now time.Time, w *wish) time.Duration {
-	d := g.told(now, w)
-	if g.paused.IsZero() {
-		d = max(d, g.learned(now))
+	d, learned := g.told(now, w)
+	if learned {
+		d = max(d, g.pace.Learned(now))
 	}
 	return d
 }
 
-// told is the part of wait that the caller's settings and the server's words
-// make.
-func (g *gate) told(now time.Time, w *wish) time.Duration {
-	if d := g.paused.Sub(now); d > 0 {
-		return d
-	}
-	g.paused = time.Time{}
-	d := time.Duration(0)
-	for m := range g.limits() {
-		d = max(d, m.wait(now, g.cost(m, w), g.went))
-	}
-	if g.own != nil && g.spare == 0 {
-		d = max(d, shortOf(g.own, now))
-	}
+// told is the part of wait that the caller's settings and the server's words make, and
+// whether there is another.
+func (g *gate) told(now time.Time, w *wish) (wait time.Duration, learned bool) {
 	if w.pays && g.payers >= maxPayers {
-		return math.MaxInt64 // until one of them is sent
+		return math.MaxInt64, false // until one of them is sent
 	}
-	return d
-}
-
-// learned is the part of wait that is inferred from what the server refused.
-func (g *gate) learned(now time.Time) time.Duration {
-	d := time.Duration(0)
-	if !g.fixed && !g.capped && g.limit == rate.Inf {
-		d = g.pace.cold(g.flying, now)
+	wait, learned = g.pace.Told(now, w.units)
+	if !learned {
+		return wait, false
 	}
-	g.slots.forget(now, g.went)
-	if g.slots.limited() {
-		if !g.slots.room(g.flying, now) {
-			return math.MaxInt64 // until one is answered
-		}
-		return d
+	wait = max(wait, g.tokens.wait(now, g.cost(w)))
+	if g.own != nil && g.spare == 0 {
+		wait = max(wait, shortOf(g.own, now))
 	}
-	g.paceAt(now)
-	if g.bucket != nil && g.spare == 0 {
-		d = max(d, shortOf(g.bucket, now))
-	}
-	return d
+	return wait, true
 }
 
 // shortOf is how long after now a bucket has a token.
@@ -243,111 +192,44 @@ func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
 	if missing <= 0 {
 		return 0
 	}
-	return ceilSeconds(missing / float64(bucket.Limit()))
+	return times.CeilSeconds(missing / float64(bucket.Limit()))
 }
 
 // waitOf is wait for one in the queue. Who is alone and has backed off from a
 // refusal as the server said, or as Retry's settings say, need not wait for a
 // guess: it is held up for the sake of nobody.
 func (g *gate) waitOf(t *turn, now time.Time) time.Duration {
-	if t.backed && g.flying == 0 && g.waiting() == 1 {
-		return g.told(now, &t.wish)
+	if t.backed && g.pace.InFlight() == 0 && g.waiting() == 1 {
+		d, _ := g.told(now, &t.wish)
+		return d
 	}
 	return g.wait(now, &t.wish)
 }
 
-// limits are those that are counted in meters: the caller's, and the server's.
-func (g *gate) limits() iter.Seq[*meter] {
-	return func(yield func(*meter) bool) {
-		if g.tokens != nil && !yield(g.tokens) {
-			return
-		}
-		for _, m := range g.meters {
-			if !yield(m) {
-				return
-			}
-		}
+// cost is how many of the caller's tokens a request will be charged.
+func (g *gate) cost(w *wish) float64 {
+	if g.tokens == nil {
+		return 0
 	}
-}
-
-// cost is what m will be charged for a request.
-func (g *gate) cost(m *meter, w *wish) float64 {
-	if m == g.tokens {
-		return g.prices.cost(w.model, w.units)
-	}
-	return m.cost(w.units)
+	return g.prices.cost(w.model, w.units)
 }
 
 // leave lets a request leave at now, for which there is room.
 func (g *gate) leave(now time.Time, w wish, a admission) pass {
-	p := pass{wish: w, gate: g, flies: true, admitted: a}
-	for m := range g.limits() {
-		cost := g.cost(m, &w)
-		if m.due(now, cost) > 0 {
-			p.doubts = m
-		}
-		m.spend(now, cost)
-	}
-	if g.tokens != nil {
-		p.charged = g.cost(g.tokens, &w)
-	}
+	p := pass{wish: w, gate: g, admitted: a, charged: g.cost(&w)}
+	p.sent = g.pace.Leave(now, w.units)
+	g.tokens.spend(now, p.charged)
 	if g.spare > 0 {
 		g.spare--
-	} else {
-		for _, b := range [...]*rate.Limiter{g.own, g.bucket} {
-			if b != nil {
-				b.AllowN(now, 1)
-			}
-		}
+	} else if g.own != nil {
+		g.own.AllowN(now, 1)
 	}
-	g.flying++
-	p.out = g.flying
-	g.slots.left(p.out)
 	if w.pays {
 		g.payers++
 	} else {
-		g.depart(&p, now)
+		g.pace.Depart(&p.sent, now)
 	}
 	return p
-}
-
-// depart numbers a request that is sent at now.
-func (g *gate) depart(p *pass, now time.Time) {
-	g.left.requests++
-	g.left.units += p.units
-	g.went = now
-	p.at, p.mark = now, g.left
-	if g.fixed {
-		return
-	}
-	if g.pace.ledger == nil {
-		g.pace.ledger = new(ledger)
-	}
-	g.pace.ledger.add(now, g.left.requests, p.units, g.flying)
-}
-
-func (g *gate) land(p *pass) {
-	if p.flies {
-		p.flies = false
-		g.flying--
-	}
-}
-
-// paceAt brings the bucket up to date with the pace.
-func (g *gate) paceAt(now time.Time) {
-	if g.pace.rate == 0 {
-		return
-	}
-	limit := rate.Limit(g.pace.at(now))
-	if limit >= g.limit {
-		g.bucket = nil // it holds nobody, until the next refusal
-	}
-	if g.bucket == nil {
-		return
-	}
-	g.bucket.SetLimitAt(now, limit)
-	// At a high rate timers are late by more than a request's time.
-	g.bucket.SetBurstAt(now, max(1, min(int(limit/200), int(g.pace.burst))))
 }
 
 // pump lets leave who may, and sets the timer for the next.
@@ -372,7 +254,7 @@ func (g *gate) pump(now time.Time) {
 		switch {
 		case t.circuit.probes(now):
 			t = l.turns.lastLeastTried()
-		case g.pace.dark:
+		case g.pace.Dark():
 			t = l.turns.leastTried()
 		}
 		a, d := t.circuit.admit(now, t.req, &l.kept)
@@ -459,13 +341,4 @@ func (g *gate) circuitChanged(c *circuit) {
 		g.reopen(l)
 	}
 	g.review(time.Now())
-}
-
-// ceilSeconds makes a duration of seconds, never too short.
-func ceilSeconds(s float64) time.Duration {
-	ns := math.Ceil(s * float64(time.Second))
-	if ns >= math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return max(time.Duration(ns), 1)
 }

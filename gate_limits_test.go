@@ -2,7 +2,6 @@ package sturdy
 
 import (
 	"net/http"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,28 +67,4 @@ func TestWhatHasLeftSinceIsOffWhatAnAnswerSaysIsLeft(t *testing.T) {
 		assert.GreaterOrEqual(t, base.times()[2], time.Second, "the second takes 300 of the 600 that were left")
 		time.Sleep(time.Hour)
 	})
-}
-
-func TestALookAtTheLimitsSeesAllOfThemOrEndsWhereItIsToEnd(t *testing.T) {
-	g := newGate(1, 1)
-	assert.Empty(t, slices.Collect(g.limits()))
-	a, b, c := new(meter), new(meter), new(meter)
-	g.meters = []*meter{b, c}
-	assert.Equal(t, []*meter{b, c}, slices.Collect(g.limits()))
-	g.tokens = a
-	all := slices.Collect(g.limits())
-	require.Len(t, all, 3)
-	for i, m := range []*meter{a, b, c} {
-		assert.Same(t, m, all[i])
-	}
-	for end := range all {
-		n := 0
-		for range g.limits() {
-			if n == end {
-				break
-			}
-			n++
-		}
-		assert.Equal(t, end, n)
-	}
 }

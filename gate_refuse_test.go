@@ -116,37 +116,6 @@ func TestACircuitThatClosesAtMaxWaitIsWaitedFor(t *testing.T) {
 	}
 }
 
-// At a high rate timers are late by more than a request's time: so a few may leave
-// at once, as many as leave in 5ms.
-func TestTheBucketOfALearnedRate(t *testing.T) {
-	for _, row := range []struct {
-		rate, burst float64 // learned
-		limit       rate.Limit
-		want        int // 0 if nobody is held
-	}{
-		{10, 50, rate.Inf, 1},
-		{1000, 50, rate.Inf, 5},
-		{1194, 50, rate.Inf, 5},
-		{1000, 3, rate.Inf, 3},
-		{1000, 0, rate.Inf, 1},
-		{10, 50, 11, 1},
-		{10, 50, 10, 0},
-		{10, 50, 9, 0},
-	} {
-		now := time.Now()
-		g := newGate(row.limit, 1)
-		g.pace = pace{rate: row.rate, burst: row.burst, last: now}
-		g.bucket = rate.NewLimiter(1, 1)
-		g.paceAt(now)
-		if row.want == 0 {
-			assert.Nil(t, g.bucket, row)
-			continue
-		}
-		assert.Equal(t, row.want, g.bucket.Burst(), row)
-		assert.Equal(t, rate.Limit(row.rate), g.bucket.Limit(), row)
-	}
-}
-
 // The circuit was asked before, and said that it is open for an hour.
 func TestACircuitThatOpensSoonerForWhoCannotWaitIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -391,7 +391,7 @@ func assertNothingHeld(t *testing.T, tr *Transport) {
 		g := e.state
 		assert.Zero(t, e.users.Load(), "users of the gate of %v", e.key)
 		assert.Zero(t, g.waiting(), "in the queue of %v", e.key)
-		assert.Zero(t, g.flying, "in flight for %v", e.key)
+		assert.Zero(t, g.pace.InFlight(), "in flight for %v", e.key)
 		assert.Empty(t, g.lines, "lines of %v", e.key)
 	}
 	for _, e := range tr.Breaker.circuits.entries {

@@ -1,22 +1,15 @@
 package sturdy
 
 import (
-	"cmp"
-	"math"
-	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/sturdyhttp/sturdy/internal/pace"
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // What a gate makes of the answers to the requests that have left it.
-
-// What headers told of counts until they have been silent for so long, and in
-// so many answers of success.
-const (
-	heardFor = time.Minute
-	heardIn  = 20
-)
 
 // overloaded notes that an answer says that the server has too much to do, and
 // reports whether that is about everybody: not if some others say so anyway.
@@ -35,8 +28,7 @@ const fewBusy = 3
 func (g *gate) landed(p *pass) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.land(p)
-	g.slots.lost(p.out)
+	g.pace.Lost(&p.sent)
 	if g.waiting() > 0 {
 		g.pump(time.Now())
 	}
@@ -44,165 +36,51 @@ func (g *gate) landed(p *pass) {
 
 // taken notes that the server took a request, or that at least nothing is known
 // to the contrary. With ok it was a success.
-func (g *gate) taken(p *pass, ok bool, now time.Time, buckets []Bucket) {
+func (g *gate) taken(p *pass, ok bool, now time.Time, told []Bucket) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	flying := g.flying
-	g.land(p)
-	g.took = now
 	if ok {
-		g.chance.ended(g.busy, int(g.left.requests))
+		g.chance.ended(g.busy, g.pace.Left())
 		g.busy = 0
 	}
-	if p.doubts != nil && ok {
-		p.doubts.disprove()
-	}
-	if !g.fixed {
-		if ok {
-			g.slots.passed(p.out, p.at)
-		} else {
-			g.slots.lost(p.out)
-		}
-		g.pace.taken(flying)
-		if p.mark.requests > g.cut {
-			g.pace.lit(now)
-		}
-		g.hear(p, true, now, buckets)
-		if ok && len(buckets) == 0 && len(g.meters) > 0 {
-			g.unheard(now)
-		}
-	}
+	g.pace.Taken(&p.sent, ok, now, limitsTold(told))
 	if g.waiting() > 0 {
 		g.pump(now)
 	}
 }
 
-// refused holds everybody for d, because the server refused a request, and
-// returns until when at least, zero if nobody is held, whether nobody else is
-// there, and whether the refusal is news. Those whose turn would now come too late
-// are refused. With learn, the others will leave paced.
-func (g *gate) refused(p *pass, d time.Duration, learn bool, buckets []Bucket) (until time.Time, alone, news bool) {
+// refused holds everybody for d, because the server refused a request. Those whose turn
+// would now come too late are refused. With paces, the others will leave paced.
+func (g *gate) refused(p *pass, d time.Duration, paces bool, told []Bucket) pace.Verdict {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	g.land(p)
-	g.denied = now
-	g.hear(p, false, now, buckets)
-	resume, alone := now, g.flying == 0 && g.waiting() == 0
-	if until := now.Add(d); d > 0 && until.After(g.paused) {
-		g.paused = until
+	v := g.pace.Refused(&p.sent, pace.Refusal{Now: now, Pause: d, Limits: limitsTold(told), Others: g.waiting(), Paces: paces})
+	g.spare = 0
+	if g.own != nil { // nothing accrues during a pause
+		g.own = pace.Drained(g.limit, g.burst, now, times.Later(now, g.pace.Paused()))
 	}
-	if g.paused.After(now) {
-		resume = g.paused
-	}
-	// Requests that were on their way together are refused together: that is
-	// one piece of news.
-	news = p.mark.requests > g.cut
-	if news {
-		g.cut = g.left.requests
-	}
-	if learn && !g.fixed && !g.blind(p) {
-		g.slots.refused(p.out, p.at, now, resume, news)
-		r := rejection{
-			n: p.mark.requests, sent: p.at, now: now, resume: resume,
-			told: g.meterRate(), alone: alone, others: g.flying + g.waiting(),
-		}
-		switch {
-		case g.slots.limited():
-			g.pace.ledger.begin(p.at, p.mark.requests)
-		case news:
-			for _, m := range g.meters {
-				m.trust = max(0.98*m.trust, 0.5)
-			}
-			g.pace.refused(r)
-		default:
-			g.pace.also(r)
-		}
-	}
-	if resume.After(now) {
-		g.pace.restart()
-	}
-	g.drain(now, resume)
 	g.review(now)
-	if !resume.After(now) && g.pace.rate == 0 {
-		return time.Time{}, alone, news
-	}
-	g.paceAt(resume)
-	if g.bucket != nil {
-		resume = resume.Add(shortOf(g.bucket, resume))
-	}
-	return resume, alone, news
-}
-
-// blind reports whether a request left before the server's headers had told of
-// its limits, so that its refusal says nothing against them.
-func (g *gate) blind(p *pass) bool {
-	return slices.ContainsFunc(g.meters, func(m *meter) bool { return !p.at.After(m.born) })
-}
-
-// hear takes in what an answer says of the server's limits.
-func (g *gate) hear(p *pass, ok bool, now time.Time, buckets []Bucket) {
-	if g.fixed || len(buckets) == 0 {
-		return
-	}
-	g.heard, g.silent = now, 0
-	a := hearing{ok: ok, sole: len(buckets) == 1, sent: p.at, now: now, mark: p.mark}
-	newest := true
-	for _, m := range g.meters {
-		newest = newest && p.mark.requests > m.mark.requests
-	}
-	if newest {
-		g.meters = g.meters[:0]
-	}
-	for _, b := range buckets {
-		if !meterable(b) {
-			continue
-		}
-		m := g.meterOf(b)
-		if m == nil {
-			continue
-		}
-		m.hear(b, a, g.left, g.pace.ledger)
-		if newest && !slices.Contains(g.meters, m) { // told of twice, in two dialects
-			g.meters = append(g.meters, m)
-		}
-	}
+	return v
 }
 
 // hearBusy takes in what an answer says of the server's limits that says of itself that
 // the server has too much to do: one of them may be what it has reached.
-func (g *gate) hearBusy(p *pass, now time.Time, buckets []Bucket) {
+func (g *gate) hearBusy(p *pass, now time.Time, told []Bucket) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.hear(p, false, now, buckets)
+	g.pace.Hear(&p.sent, now, limitsTold(told))
 }
 
-// meterOf returns what is known of a limit. If there is no room for one more,
-// what was not heard of for longest is forgotten; nil if that counts now.
-func (g *gate) meterOf(b Bucket) *meter {
-	if i := slices.IndexFunc(g.known, func(m *meter) bool { return m.name == b.Name && m.unit == b.Unit }); i >= 0 {
-		return g.known[i]
+func limitsTold(told []Bucket) []pace.Limit {
+	if len(told) == 0 {
+		return nil
 	}
-	if len(g.known) == maxLimits {
-		oldest := slices.MinFunc(g.known, func(a, b *meter) int { return cmp.Compare(a.mark.requests, b.mark.requests) })
-		if slices.Contains(g.meters, oldest) {
-			return nil
-		}
-		g.known = slices.DeleteFunc(g.known, func(m *meter) bool { return m == oldest })
+	limits := make([]pace.Limit, len(told))
+	for i, b := range told {
+		limits[i] = pace.Limit(b)
 	}
-	m := &meter{name: b.Name, unit: b.Unit, each: 1}
-	g.known = append(g.known, m)
-	return m
-}
-
-// unheard notes an answer without a word of limits, though others had told of
-// them. If there are only such answers, nothing is known any more.
-func (g *gate) unheard(now time.Time) {
-	g.silent++
-	if g.silent >= heardIn && now.Sub(g.heard) >= heardFor {
-		g.meters = nil
-		g.pace.restart()
-	}
+	return limits
 }
 
 // settle takes in that a request used so many tokens.
@@ -225,26 +103,21 @@ func (g *gate) settle(p *pass, used float64) {
 func (g *gate) state(now time.Time) LimitState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := LimitState{Rate: rate.Inf, Remaining: -1, Waiting: g.waiting(), InFlight: g.flying}
-	if now.Before(g.paused) {
-		s.Paused = g.paused
+	known := g.pace.State(now)
+	s := LimitState{
+		Rate: known.Rate, Burst: known.Burst, Source: "refusals",
+		Remaining: known.Remaining, Waiting: g.waiting(), InFlight: g.pace.InFlight(),
 	}
-	for _, m := range g.meters {
-		if left := max(m.levelAt(now), 0); s.Remaining < 0 || left < s.Remaining {
-			s.Remaining = left
-		}
+	switch {
+	case g.limit <= known.Rate && g.limit != rate.Inf:
+		s.Rate, s.Burst, s.Source = g.limit, float64(g.burst), "setting"
+	case known.Rate == rate.Inf:
+		s.Source = ""
+	case known.Told:
+		s.Source = "headers"
 	}
-	least := func(r, burst float64, source string) {
-		if r > 0 && rate.Limit(r) < s.Rate {
-			s.Rate, s.Burst, s.Source = rate.Limit(r), burst, source
-		}
-	}
-	least(float64(g.limit), float64(g.burst), "setting")
-	for _, m := range g.meters {
-		least(m.perSecond(), m.limit/m.price(), "headers")
-	}
-	if g.pace.rate > 0 && !g.slots.limited() {
-		least(g.pace.current(), g.pace.burst, "refusals")
+	if until := g.pace.Paused(); now.Before(until) {
+		s.Paused = until
 	}
 	return s
 }
@@ -254,27 +127,7 @@ func (g *gate) state(now time.Time) LimitState {
 func (g *gate) news() (perSecond float64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := g.meterRate()
-	if p := g.pace.rate; p > 0 && !g.pace.guess() && !g.slots.limited() && (r == 0 || p < r) {
-		r = p
-	}
-	if r == 0 || math.Abs(r-g.said) <= g.said/10 {
-		return 0, false
-	}
-	g.said = r
-	return r, true
-}
-
-// meterRate is how many requests a second the server's headers allow; 0 if they
-// do not say.
-func (g *gate) meterRate() float64 {
-	least := 0.
-	for _, m := range g.meters {
-		if r := m.perSecond(); r > 0 && (least == 0 || r < least) {
-			least = r
-		}
-	}
-	return least
+	return g.pace.News()
 }
 
 // reset forgets what was learned.
@@ -282,32 +135,7 @@ func (g *gate) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	g.paused, g.pace, g.slots = time.Time{}, pace{ledger: g.pace.ledger}, slots{}
-	g.meters, g.known, g.silent = nil, nil, 0
+	g.pace.Reset(now)
 	g.busy, g.chance = 0, chance{}
-	if g.pace.ledger != nil {
-		g.pace.ledger.refill(now)
-	}
-	g.bucket = nil
 	g.review(now)
-}
-
-// drain makes the buckets new, empty but for one token after a pause: nothing
-// accrues while the key is paused, and there is no burst after it.
-func (g *gate) drain(now, resume time.Time) {
-	g.spare = 0
-	if g.own != nil {
-		g.own = drained(g.limit, g.burst, now, resume)
-	}
-	g.bucket = nil
-	if g.pace.rate > 0 {
-		g.bucket = drained(rate.Limit(g.pace.current()), 1, now, resume)
-	}
-}
-
-func drained(limit rate.Limit, burst int, now, resume time.Time) *rate.Limiter {
-	b := rate.NewLimiter(limit, burst)
-	// One may leave at resume, unless that is too soon after the last.
-	b.AllowN(later(now, resume.Add(-ceilSeconds(1/float64(limit)))), burst)
-	return b
 }

@@ -1,7 +1,6 @@
 package sturdy
 
 import (
-	"math"
 	"net/http"
 	"net/textproto"
 	"strconv"
@@ -9,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // exhaustedReset returns how long it takes, as far as is known, until no bucket
@@ -57,7 +58,7 @@ func saysNoWait(h http.Header) bool {
 // parseWait reads how many units to wait: more than none.
 func parseWait(s string, unit time.Duration) (time.Duration, bool) {
 	f, rest, ok := scanNumber(s)
-	d := saturate(f * float64(unit))
+	d := times.Saturate(f * float64(unit))
 	if !ok || rest != "" || d == 0 {
 		return 0, false
 	}
@@ -131,7 +132,7 @@ func scanDuration(s string) (d time.Duration, rest string, ok bool) {
 		rest := strings.TrimLeftFunc(after, unicode.IsLetter)
 		unit := timeUnits[after[:len(after)-len(rest)]]
 		if !isNumber || unit == 0 {
-			return saturate(total), s, ok
+			return times.Saturate(total), s, ok
 		}
 		total += f * float64(unit)
 		s, ok = rest, true
@@ -154,12 +155,4 @@ func scanNumber(s string) (f float64, rest string, ok bool) {
 	}
 	f, _ = strconv.ParseFloat(s[:len(s)-len(rest)], 64) // too large a number is +Inf
 	return f, rest, true
-}
-
-// saturate returns f nanoseconds, or the longest Duration if that is shorter.
-func saturate(f float64) time.Duration {
-	if f >= math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return time.Duration(math.Round(f))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/sturdyhttp/sturdy/internal/pace"
 )
 
 type fakeState struct {
@@ -254,8 +255,8 @@ func TestWhatRefusalsTaughtMakesRoomOnceItIsOld(t *testing.T) {
 		sendAll(t, l, 1)
 		sendAll(t, l, 1)
 		g := l.gates.get(l.keyOf(get(t)))
-		require.Positive(t, g.pace.rate)
-		for range paceForget / time.Minute {
+		require.Equal(t, "refusals", l.Limits()[0].Source)
+		for range pace.Forget / time.Minute {
 			assert.False(t, g.idle())
 			time.Sleep(time.Minute)
 		}
@@ -380,9 +381,7 @@ func TestAPausedGateIsNotForgotten(t *testing.T) {
 		g := (&RateLimit{Limit: 10, Burst: 2}).newGate()
 		assert.True(t, g.idle())
 		g.refused(&pass{}, time.Second, false, nil)
-		t.Log(g.waiting(), g.flying, time.Now(), g.went, g.pace.rate)
 		assert.False(t, g.idle())
-		t.Log(g.pace.rate)
 		time.Sleep(2 * time.Second)
 		assert.True(t, g.idle(), "its bucket is full again")
 		_, _, err := g.enter(get(t), wish{units: 1})

@@ -91,7 +91,7 @@ func (g *gate) end(pay *payment, sent *pass) {
 	if sent != nil && !pay.overtaken {
 		sent.pays = false
 		g.payers--
-		g.depart(sent, now)
+		g.pace.Depart(&sent.sent, now)
 		sent.admitted = sent.circuit.depart(sent.admitted, now)
 	}
 	g.stopPaying(pay)
@@ -103,7 +103,7 @@ func (g *gate) end(pay *payment, sent *pass) {
 // overtake has those come back who wait for the Limiter and may not be sent any
 // more.
 func (g *gate) overtake(now time.Time) {
-	paused := now.Before(g.paused)
+	paused := now.Before(g.pace.Paused())
 	for pay := range g.paying {
 		if paused || !pay.probes && pay.circuit.isOpen() {
 			pay.overtaken = true

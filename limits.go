@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sturdyhttp/sturdy/internal/times"
+
 	"github.com/dunglas/httpsfv"
 )
 
@@ -317,7 +319,7 @@ func seconds(n int64) time.Duration {
 	if n < 0 {
 		return -1
 	}
-	return saturate(float64(n) * float64(time.Second))
+	return times.Saturate(float64(n) * float64(time.Second))
 }
 
 // parseCount returns -1 for what is not a number.
@@ -326,7 +328,7 @@ func parseCount(s string) int64 {
 	if !ok || rest != "" {
 		return -1
 	}
-	return int64(saturate(math.Floor(f)))
+	return int64(times.Saturate(math.Floor(f)))
 }
 
 // parseReset reads how long after now a limit resets, and returns -1 for what
@@ -337,12 +339,12 @@ func parseReset(s string, now time.Time) time.Duration {
 	if f, rest, ok := scanNumber(s); ok && rest == "" {
 		switch {
 		case f > 5e11:
-			return until(time.UnixMilli(int64(saturate(f))), now)
+			return until(time.UnixMilli(int64(times.Saturate(f))), now)
 		case f > 5e8:
 			whole, frac := math.Modf(f)
 			return until(time.Unix(int64(whole), int64(frac*1e9)), now)
 		}
-		return saturate(f * float64(time.Second))
+		return times.Saturate(f * float64(time.Second))
 	}
 	if d, rest, ok := scanDuration(s); ok && rest == "" {
 		return d

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // A ramp lets those return who waited for a circuit to close: at half the rate at
@@ -100,7 +102,7 @@ func (r *ramp) admit(now time.Time, kept *time.Time) time.Duration {
 	case d > 0 && kept == nil:
 		return d
 	}
-	perSecond := r.rate(later(now, r.next))
+	perSecond := r.rate(times.Later(now, r.next))
 	if d <= 0 && (perSecond >= rampMany || perSecond >= r.flow && -d > time.Second) {
 		r.began = time.Time{} // nobody has had to wait for a while
 		return 0
@@ -110,7 +112,7 @@ func (r *ramp) admit(now time.Time, kept *time.Time) time.Duration {
 	}
 	// In the time until the next, the rate grows on.
 	double := rampDouble.Seconds()
-	r.next = r.next.Add(seconds64(double * math.Log2(1+math.Ln2/(perSecond*double))))
+	r.next = r.next.Add(times.Seconds(double * math.Log2(1+math.Ln2/(perSecond*double))))
 	if d > 0 {
 		return d
 	}

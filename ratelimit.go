@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sturdyhttp/sturdy/internal/pace"
+
 	"golang.org/x/time/rate"
 )
 
@@ -74,10 +76,6 @@ type RateLimit struct {
 	idle    idleCloser
 }
 
-// maxPause is the longest that a server's wish holds a key. One that asks for
-// more, by mistake perhaps, is asked again after it.
-const maxPause = time.Hour
-
 // RoundTrip sends req when its turn has come.
 func (l *RateLimit) RoundTrip(req *http.Request) (*http.Response, error) {
 	return enter(l, req, l.roundTrip)
@@ -121,11 +119,11 @@ func (l *RateLimit) newGate() *gate {
 		limit = rate.Inf
 	}
 	g := newGate(limit, max(l.Burst, 1))
-	g.fixed, g.capped = l.Fixed, l.Limiter != nil
+	g.pace.Fixed = l.Fixed
+	g.pace.Bounded = g.pace.Bounded || l.Limiter != nil
 	if l.Tokens > 0 && l.Tokens != rate.Inf {
 		// Limits of tokens are by the minute.
-		g.tokens = &meter{limit: 60 * float64(l.Tokens), rate: float64(l.Tokens), trust: 1, proof: proved}
-		g.tokens.level, g.tokens.at = g.tokens.limit, time.Now()
+		g.tokens = newAllowance(float64(l.Tokens), time.Now())
 		g.prices = &prices{estimated: l.Cost != nil}
 	}
 	return g
@@ -161,7 +159,7 @@ func (l *RateLimit) ownGate() *gate {
 // tells one of them, a pause above all, says nothing of the others.
 func (l *RateLimit) sharedGate() *gate {
 	g := l.newGate()
-	g.fixed = true
+	g.pace.Fixed = true
 	return g
 }
 
@@ -174,7 +172,7 @@ func (g *gate) spendLike(other *gate, now time.Time) {
 		g.own.AllowN(now, min(int(math.Ceil(missing)), g.burst))
 	}
 	if g.tokens != nil {
-		g.tokens.level = min(g.tokens.level, other.tokens.levelAt(now))
+		g.tokens.level = min(g.tokens.level, other.tokens.at(now))
 	}
 }
 
@@ -201,25 +199,25 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		p.gate.taken(&p.pass, e == nil, now, nil)
 		return
 	}
-	var buckets []Bucket
+	var told []Bucket
 	if !l.Fixed {
-		buckets = limitsOf(resp, now)
+		told = limitsOf(resp, now)
 	}
 	defer p.news()
 	if e == nil && fromCache(resp.Header) {
 		p.gate.landed(&p.pass) // the server has not seen it
 		return
 	}
-	limited := e != nil && refusedByLimit(e, buckets)
+	limited := e != nil && refusedByLimit(e, told)
 	if e != nil && e.Class == ErrOverloaded && !limited {
-		p.gate.hearBusy(&p.pass, now, buckets)
-		buckets = nil
+		p.gate.hearBusy(&p.pass, now, told)
+		told = nil
 	}
 	if e == nil || !asksToWait(e) && !limited {
-		p.gate.taken(&p.pass, e == nil, now, buckets)
+		p.gate.taken(&p.pass, e == nil, now, told)
 		return
 	}
-	pause := min(e.RetryAfter, maxPause)
+	pause := min(e.RetryAfter, pace.MaxPause)
 	if e.Class == ErrOverloaded {
 		pause = min(pause, maxOpenHint) // then somebody looks
 	}
@@ -227,9 +225,9 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		p.gate.landed(&p.pass)
 		return
 	}
-	until, alone, news := p.gate.refused(&p.pass, pause, limited, buckets)
-	e.notBefore, e.alone = until, alone
-	if news && pause > 0 {
+	v := p.gate.refused(&p.pass, pause, limited, told)
+	e.notBefore, e.alone = v.Until, v.Alone
+	if v.News && pause > 0 {
 		p.notes = append(p.notes, note{true, Event{Kind: EventPause, Wait: pause, Err: e}})
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/sturdyhttp/sturdy/internal/pace"
 )
 
 func byHost(req *http.Request) string { return req.URL.Host }
@@ -66,7 +67,7 @@ func TestWhatHoldsAKeyIsNotForgottenForOtherKeys(t *testing.T) {
 }
 
 func TestALearnedRateIsNotForgottenForOtherKeysBeforeItIsOld(t *testing.T) {
-	for old, known := range map[time.Duration]bool{0: true, time.Minute: true, 2 * paceForget: false} {
+	for old, known := range map[time.Duration]bool{0: true, time.Minute: true, 2 * pace.Forget: false} {
 		t.Run(old.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := &RateLimit{Base: script(status(429), status(200)), Key: byHost}

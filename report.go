@@ -121,7 +121,7 @@ func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	line("message", r.Message)
 	line("cause", r.Cause)
 	line("request id", r.RequestID)
-	line("sent", times(r.Sent))
+	line("sent", howOften(r.Sent))
 	for _, a := range r.Attempts {
 		line(fmt.Sprintf("  attempt %d", a.Number), a.String())
 	}
@@ -172,7 +172,7 @@ func (a Attempt) String() string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 
-func times(n int) string {
+func howOften(n int) string {
 	switch n {
 	case 0:
 		return "not at all"

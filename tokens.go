@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // EstimateTokens is a Cost for [RateLimit] that estimates how many tokens a
@@ -79,6 +82,58 @@ func modelOf(req *http.Request, limit int64) string {
 	return capped(member(jsonBody(req, limit), "model").text(), 256)
 }
 
+// An allowance is the caller's limit of tokens: a bucket with a minute's worth. As what
+// a request uses is known only after it, the level may be below zero. A nil one has no
+// limit.
+type allowance struct {
+	rate  float64 // tokens per second
+	level float64 // tokens, at
+	since time.Time
+}
+
+// A limit of tokens is by the minute.
+const allowanceSeconds = 60
+
+func newAllowance(perSecond float64, now time.Time) *allowance {
+	return &allowance{perSecond, perSecond * allowanceSeconds, now}
+}
+
+// at brings the level up to now.
+func (a *allowance) at(now time.Time) float64 {
+	if d := now.Sub(a.since); d > 0 {
+		a.level, a.since = min(a.level+d.Seconds()*a.rate, a.rate*allowanceSeconds), now
+	}
+	return a.level
+}
+
+// full reports whether all of it is there.
+func (a *allowance) full(now time.Time) bool {
+	return a == nil || a.at(now) >= a.rate*allowanceSeconds
+}
+
+// wait is how long after now there will be n tokens. What costs more than all has to
+// wait until all are there.
+func (a *allowance) wait(now time.Time, n float64) time.Duration { return a.turnIn(now, 0, n) }
+
+// turnIn is wait with so many ahead that cost as much.
+func (a *allowance) turnIn(now time.Time, ahead int, n float64) time.Duration {
+	if a == nil {
+		return 0
+	}
+	missing := float64(ahead+1)*min(n, a.rate*allowanceSeconds) - a.level - max(now.Sub(a.since).Seconds(), 0)*a.rate
+	if missing <= 0 {
+		return 0
+	}
+	return times.CeilSeconds(missing / a.rate)
+}
+
+// spend takes n tokens.
+func (a *allowance) spend(now time.Time, n float64) {
+	if a != nil {
+		a.level = a.at(now) - n
+	}
+}
+
 // Prices are what requests use of the caller's tokens, as far as answers tell:
 // those of each model, and where it is not known, those of all together.
 type prices struct {
@@ -86,6 +141,9 @@ type prices struct {
 	all       price
 	models    map[string]*price
 }
+
+// priceWeight is that of one request's news in what is learned of prices.
+const priceWeight = 0.1
 
 // maxModels bounds how many are known, as their names are the caller's.
 const maxModels = 64
@@ -135,7 +193,7 @@ func (p *price) learn(units, used float64, estimated bool) {
 		p.n, p.units, p.used = 1, units, units
 	}
 	p.n++
-	w := max(1/p.n, meterWeight)
+	w := max(1/p.n, priceWeight)
 	dx, dy := units-p.units, used-p.used
 	p.units += w * dx
 	p.used += w * dy
@@ -150,7 +208,7 @@ func (p *price) cost(units float64) float64 {
 	}
 	// As long as requests are few, or alike, what they use is taken to be in
 	// proportion to their units.
-	few := p.units * p.units / min(p.n*p.n, 1/meterWeight/meterWeight)
+	few := p.units * p.units / min(p.n*p.n, 1/priceWeight/priceWeight)
 	slope := (p.slant + few*p.used/p.units) / (p.spread + few)
 	return max(p.used+slope*(units-p.units), 0)
 }

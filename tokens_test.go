@@ -284,3 +284,12 @@ func TestAHookThatPanicsInTheQueueLeavesIt(t *testing.T) {
 		assert.Equal(t, []time.Duration{0, time.Second}, base.times())
 	})
 }
+
+func TestAGateWithoutAllOfItsTokensIsNotIdle(t *testing.T) {
+	now := time.Now()
+	g := (&RateLimit{Tokens: 2}).newGate()
+	require.True(t, g.idle())
+	g.tokens.spend(now, 60)
+	assert.False(t, g.tokens.full(now.Add(29*time.Second)))
+	assert.True(t, g.tokens.full(now.Add(31*time.Second)))
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // maxHold is how long a call without a deadline waits in all while nothing moves:
@@ -149,7 +151,7 @@ type outlook struct {
 }
 
 func (g *gate) outlook(now time.Time) outlook {
-	o := outlook{start: later(now, g.paused)}
+	o := outlook{start: times.Later(now, g.pace.Paused())}
 	if g.own != nil {
 		o.tokens = g.own.TokensAt(o.start) + float64(g.spare)
 	}
@@ -160,21 +162,15 @@ func (g *gate) outlook(now time.Time) outlook {
 func (g *gate) turnIn(now time.Time, o outlook, ahead int, w *wish) time.Duration {
 	wait := o.start.Sub(now) + g.metered(o.start, ahead, w)
 	if missing := float64(ahead+1) - o.tokens; missing > 0 && g.own != nil {
-		wait = max(wait, o.start.Sub(now)+ceilSeconds(missing/float64(g.limit)))
+		wait = max(wait, o.start.Sub(now)+times.CeilSeconds(missing/float64(g.limit)))
 	}
 	return wait
 }
 
-// metered is how long after now the limits that have proved true hold a request
-// with so many ahead of it.
+// metered is how long after now the caller's tokens, and limits of the server that have
+// proved true, hold a request with so many ahead of it.
 func (g *gate) metered(now time.Time, ahead int, w *wish) time.Duration {
-	wait := time.Duration(0)
-	for m := range g.limits() {
-		if d := m.turnIn(now, ahead, g.cost(m, w)); m.believed(d) {
-			wait = max(wait, d)
-		}
-	}
-	return wait
+	return max(g.pace.TurnIn(now, ahead, w.units), g.tokens.turnIn(now, ahead, g.cost(w)))
 }
 
 // refuse reports whether it is of no use to t to wait on, and says so in it.
@@ -192,7 +188,7 @@ func (g *gate) refuse(t *turn, now time.Time, o outlook, ahead int) bool {
 	if !late && t.hold > 0 {
 		// Who waits in a queue that moves has no end but its turn.
 		asked := o.start.Sub(now) + g.metered(o.start, 0, &t.wish)
-		still := asked > 0 || g.pace.dark || g.denied.After(g.took) || t.circuit.isOpen()
+		still := asked > 0 || g.pace.Refusing() || t.circuit.isOpen()
 		switch {
 		case !still:
 			t.held = time.Time{}
@@ -222,7 +218,7 @@ func (g *gate) stalledFor(t *turn, now time.Time) time.Duration {
 		return 0
 	}
 	if t.attempts <= 1 {
-		since = later(since, g.took)
+		since = times.Later(since, g.pace.Took())
 	}
 	return now.Sub(since)
 }

@@ -1,4 +1,4 @@
-package sturdy
+package pace
 
 import (
 	"math"

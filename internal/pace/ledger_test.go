@@ -1,4 +1,4 @@
-package sturdy
+package pace
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -50,7 +52,7 @@ func (s *bucketServer) takes(t *testing.T, n int, d time.Duration) {
 // until sends requests at a rate that grows by so much per request, until one is
 // refused, and returns what that tells.
 func (s *bucketServer) until(rate, growth float64) *finding {
-	for s.send(seconds64(1 / rate)) {
+	for s.send(times.Seconds(1 / rate)) {
 		rate *= growth
 	}
 	f := s.ledger.witness(s.now, s.n, 0)
@@ -184,7 +186,7 @@ func TestAPageThatBeginsAmongWhatIsNotKnownOneByOne(t *testing.T) {
 
 func TestAFindingThatContradictsWhatIsKnown(t *testing.T) {
 	s := newBucketServer(50, 10)
-	var p pace
+	var p course
 	assert.True(t, p.learn(s.until(20, 1.1).some(), false))
 	assert.True(t, p.learn(s.until(20, 1.02).some(), false))
 	assert.True(t, p.learn(s.until(45, 1.01).some(), false))
@@ -201,8 +203,8 @@ func TestAFindingThatContradictsWhatIsKnown(t *testing.T) {
 func TestARefusalThatOvertookAnother(t *testing.T) {
 	ms := time.Millisecond
 	at := time.Unix(1e9, 0).Add
-	learn := func(ns ...float64) pace {
-		p := pace{ledger: new(ledger)}
+	learn := func(ns ...float64) course {
+		p := course{ledger: new(ledger)}
 		for n := range 20 {
 			p.ledger.add(at(time.Duration(n*n)*ms), float64(n+1), 1, 0)
 		}
@@ -226,10 +228,10 @@ func TestThousandsRefusedInReverseOrderAreAccountedForSeldom(t *testing.T) {
 	const n, apart = 4000, 5e-3 // seconds
 	began := time.Unix(1e9, 0)
 	now := began.Add(30 * time.Second)
-	refuse := func(backwards bool) pace {
-		p := pace{ledger: new(ledger)}
+	refuse := func(backwards bool) course {
+		p := course{ledger: new(ledger)}
 		for i := range n {
-			p.ledger.add(began.Add(seconds64(apart*float64(i))), float64(i+1), 1, i)
+			p.ledger.add(began.Add(times.Seconds(apart*float64(i))), float64(i+1), 1, i)
 		}
 		for i := range n - 100 { // the first hundred were taken
 			which := float64(101 + i)
@@ -268,7 +270,7 @@ func BenchmarkWitness(b *testing.B) {
 }
 
 func TestAClimbIsNoFasterThanRequestsLeave(t *testing.T) {
-	var p pace
+	var p course
 	p.steer(rates{0.05, 0.1}, 1, rejection{})
 	assert.InDelta(t, 80, p.ramp, 1e-9, "four requests' time at 0.05 a second")
 	p.steer(rates{50, 100}, 1, rejection{})

@@ -1,4 +1,4 @@
-package sturdy
+package pace
 
 import "time"
 
@@ -133,7 +133,7 @@ func (s *slots) doubt(out int) {
 
 // forget forgets what was not used for long, at now.
 func (s *slots) forget(now, used time.Time) {
-	if s.limited() && now.Sub(used) > paceForget {
+	if s.limited() && now.Sub(used) > Forget {
 		*s = slots{}
 	}
 }

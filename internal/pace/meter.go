@@ -1,8 +1,10 @@
-package sturdy
+package pace
 
 import (
 	"math"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
 // A meter follows one limit of the server as its headers tell of it: how many
@@ -19,7 +21,7 @@ import (
 // between which rates it is, and no more: what is left is rounded, and a reset may be
 // to whole seconds. One that is not known well holds nobody too long.
 type meter struct {
-	name, unit string // as the headers call it; empty for the caller's own
+	name, unit string // as the headers call it
 
 	limit  float64       // units in a full bucket, or in a window
 	level  float64       // units left at
@@ -61,7 +63,7 @@ const (
 	unproven  proof = iota
 	disproved       // a request was taken for which there was no room
 	counted         // what is left has fallen as requests were sent
-	proved          // a request was refused when nothing was left, or it is the caller's own
+	proved          // a request was refused when nothing was left
 )
 
 // A hearing is what there is to know of an answer besides what it says of a limit.
@@ -99,6 +101,8 @@ const (
 	lookAgain = time.Second
 	// meterShy keeps a meter from being ahead of the server's by a rounding.
 	meterShy = 0.999
+	// A limit that has not refused any is not believed to hold a request for longer.
+	maxCounted = 2 * time.Minute
 	// meterTrust is what each request that is taken gives back of a meter's trust.
 	meterTrust = 0.0005
 	// With less trust, what headers tell of the rate is not heard, once it is known by
@@ -132,7 +136,7 @@ func (m *meter) wait(now time.Time, n float64, went time.Time) time.Duration {
 
 // believed reports whether there is proof enough to wait for so long.
 func (m *meter) believed(d time.Duration) bool {
-	return m.proof == proved || m.proof == counted && d <= maxHold
+	return m.proof == proved || m.proof == counted && d <= maxCounted
 }
 
 // disprove notes that a request was taken for which there was no room.
@@ -140,8 +144,8 @@ func (m *meter) disprove() { m.proof = disproved }
 
 // due is how long after now there will be n units, as far as headers tell.
 func (m *meter) due(now time.Time, n float64) time.Duration {
-	n = min(n, m.limit)            // too much for the bucket: when it is full
-	if !m.window && m.unit != "" { // of the server
+	n = min(n, m.limit) // too much for the bucket: when it is full
+	if !m.window {
 		// Requests may overtake each other on their way to the server.
 		n = min(n+min((m.limit-1)/5, m.rate/5, 2), m.limit)
 	}
@@ -157,14 +161,14 @@ func (m *meter) due(now time.Time, n float64) time.Duration {
 	case m.rate == 0:
 		return 0 // nothing is known of when there will be more
 	}
-	return ceilSeconds((n - have) / (m.rate * m.trust))
+	return times.CeilSeconds((n - have) / (m.rate * m.trust))
 }
 
 // turnIn estimates how long after now it is the turn of a request with so many
 // ahead of it, if they cost as much. A rate that is not told well tells nothing of that:
 // nobody is to be refused for it.
 func (m *meter) turnIn(now time.Time, ahead int, cost float64) time.Duration {
-	if m.unit != "" && !m.window && !m.sharp {
+	if !m.window && !m.sharp {
 		return 0
 	}
 	cost = min(cost, m.limit)
@@ -180,7 +184,7 @@ func (m *meter) turnIn(now time.Time, ahead int, cost float64) time.Duration {
 	case m.rate == 0:
 		return 0
 	}
-	return ceilSeconds(missing / (m.rate * m.trust))
+	return times.CeilSeconds(missing / (m.rate * m.trust))
 }
 
 // levelAt brings the level up to now.
@@ -246,7 +250,7 @@ func (m *meter) spend(now time.Time, n float64) {
 }
 
 // hear takes in what an answer says, before which so many have left in the past.
-func (m *meter) hear(b Bucket, a hearing, left toll, past *ledger) {
+func (m *meter) hear(b Limit, a hearing, left toll, past *ledger) {
 	if m.born.IsZero() {
 		m.born, m.trust, m.least = a.now, 1, math.Inf(1)
 	}
@@ -263,7 +267,7 @@ func (m *meter) hear(b Bucket, a hearing, left toll, past *ledger) {
 		m.measure(sighting{a.mark, remaining, a.sent}, a.ok)
 	}
 	if m.rate > 0 { // one may look
-		m.rate = max(m.rate, max(m.cost(1), 1)/maxPause.Seconds())
+		m.rate = max(m.rate, max(m.cost(1), 1)/MaxPause.Seconds())
 	}
 	if fresh && a.ok {
 		m.trust = min(m.trust+meterTrust, 1)
@@ -288,7 +292,7 @@ func (m *meter) hear(b Bucket, a hearing, left toll, past *ledger) {
 // The limit that is told may be another: that of a minute, over a bucket of some
 // seconds. Then either no more is ever left than the bucket has, or less than a part of
 // the limit is never left.
-func (m *meter) size(b Bucket, a hearing) (remaining float64) {
+func (m *meter) size(b Limit, a hearing) (remaining float64) {
 	left := float64(b.Remaining)
 	news := !a.ok && a.sent.After(m.born) // before that nobody was held
 	if b.Limit >= 0 {
@@ -327,7 +331,7 @@ func (m *meter) weigh(remaining float64, ok, fresh bool) {
 
 // end notes when a window ends, of which so many units are left.
 func (m *meter) end(remaining float64, reset time.Duration, a hearing) {
-	ends, exact := a.now.Add(min(reset, maxPause)), m.exact()
+	ends, exact := a.now.Add(min(reset, MaxPause)), m.exact()
 	begun := remaining > m.seen && a.now.After(m.until.Add(-exact))
 	switch moved := ends.Sub(m.until); {
 	case begun && remaining >= m.limit/2 && m.limit > 1 && !m.until.IsZero():
@@ -377,7 +381,7 @@ func (m *meter) follow(level float64, a hearing, left toll, past *ledger) float6
 }
 
 // tell finds out by the reset what kind of limit this is, and how fast a bucket fills.
-func (m *meter) tell(b Bucket, a hearing, left float64, fresh bool) {
+func (m *meter) tell(b Limit, a hearing, left float64, fresh bool) {
 	spent := m.limit - left
 	reset := b.Reset.Seconds()
 	if b.Reset%time.Second != 0 {
@@ -481,7 +485,7 @@ func (m *meter) measure(s sighting, ok bool) {
 }
 
 // sight finds out what kind of limit this is.
-func (m *meter) sight(s sighting, b Bucket, rate float64, trip time.Duration, ok bool) {
+func (m *meter) sight(s sighting, b Limit, rate float64, trip time.Duration, ok bool) {
 	a := &m.anchor
 	switch {
 	case a.ends.IsZero():
@@ -496,7 +500,7 @@ func (m *meter) sight(s sighting, b Bucket, rate float64, trip time.Duration, ok
 		if m.unit == "requests" {
 			spent = s.mark.requests - a.mark.requests
 		}
-		expected := seconds64(spent / rate)
+		expected := times.Seconds(spent / rate)
 		if expected < 4*max(m.exact(), trip, 50*time.Millisecond) {
 			break
 		}
@@ -524,11 +528,4 @@ func (m *meter) charge(remaining float64, mark toll, sent time.Time) {
 		m.perRequest += (fell/requests - m.perRequest) * w
 	}
 	*p = sighting{mark, remaining, sent}
-}
-
-// meterable reports whether b can be followed: it counts what is known of a
-// request, and says how much is left, and when there is more.
-func meterable(b Bucket) bool {
-	return b.Remaining >= 0 && (b.Reset >= 0 || b.Window > 0) &&
-		(b.Unit == "requests" || b.Unit == "tokens" || b.Unit == "input-tokens" || b.Unit == "output-tokens")
 }

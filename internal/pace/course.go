@@ -1,11 +1,13 @@
-package sturdy
+package pace
 
 import (
 	"math"
 	"time"
+
+	"github.com/sturdyhttp/sturdy/internal/times"
 )
 
-// A pace is how fast requests may leave, as far as the server's refusals tell.
+// A course is how fast requests may leave, as far as the server's refusals tell.
 // It serves where the server says nothing of its limits, and guards against
 // what it does not say: a hidden limit, or a wrong one.
 //
@@ -37,7 +39,7 @@ import (
 //
 // It serves 2 requests a second as well as 500: what it does is measured in round
 // trips, in requests and in what a refusal costs.
-type pace struct {
+type course struct {
 	window float64 // how many may be out at once; 0 before the first
 	out    int     // how many were out at once
 	warm   bool    // the cold start is over
@@ -66,7 +68,7 @@ type pace struct {
 	crowd    int           // how often that happens; nothing is sure if it is crowded or more
 	patience time.Duration // hold, the next time, if nothing changes
 
-	before   *pace   // what was known before the last refusal
+	before   *course // what was known before the last refusal
 	lowest   float64 // the number of the request
 	rejudged int     // how often an earlier one was heard of later
 }
@@ -93,7 +95,6 @@ const (
 	paceJitter   = 10                     // part of a round trip by which requests overtake each other
 	paceFloor    = 0.05                   // requests per second: the least that is tried
 	paceNothing  = 1e4                    // requests per second: no limit to speak of
-	paceForget   = time.Minute            // without use
 	paceCost     = 50                     // times what a refusal costs: how long to hold, at most
 	manyRejudged = 32                     // accounts of one refusal, for each that left earlier
 	darkTrip     = 250 * time.Millisecond // from one request to the next in the dark, at first
@@ -122,7 +123,7 @@ type rejection struct {
 
 // cold is how long the cold start holds up a request at now, while so many are
 // out; 0 if it does not.
-func (p *pace) cold(flying int, now time.Time) time.Duration {
+func (p *course) cold(flying int, now time.Time) time.Duration {
 	switch {
 	case p.warm || p.rate > 0 || flying == 0:
 		return 0
@@ -140,15 +141,15 @@ func (p *pace) cold(flying int, now time.Time) time.Duration {
 	}
 	p.out = flying
 	out := float64(flying)
-	return max(p.ledger.latest().Add(seconds64(coldStep.Seconds()*math.Log2((out+1)/out))).Sub(now), 0)
+	return max(p.ledger.latest().Add(times.Seconds(coldStep.Seconds()*math.Log2((out+1)/out))).Sub(now), 0)
 }
 
 // trip is how long after now a round trip is over in any case: a server that
 // refuses a request does so sooner.
-func (p *pace) trip(now time.Time) time.Duration { return coldTrip - now.Sub(p.last) }
+func (p *course) trip(now time.Time) time.Duration { return coldTrip - now.Sub(p.last) }
 
 // taken lets more requests be out, because one was taken while so many were.
-func (p *pace) taken(flying int) {
+func (p *course) taken(flying int) {
 	if p.warm {
 		return
 	}
@@ -162,9 +163,9 @@ func (p *pace) taken(flying int) {
 
 // restart begins the cold start anew: those who waited for the end of a pause
 // are not to leave all at once.
-func (p *pace) restart() { p.window, p.out, p.warm = 0, 0, false }
+func (p *course) restart() { p.window, p.out, p.warm = 0, 0, false }
 
-func (p *pace) grow(taken float64) {
+func (p *course) grow(taken float64) {
 	p.window += taken * (coldGrowth - 1)
 	p.warm = p.window > coldEnd
 }
@@ -172,16 +173,16 @@ func (p *pace) grow(taken float64) {
 // at brings the pace up to now, and returns it: +Inf if nobody has to be slow.
 // Gaps of more than two requests' time do not count: a rate that was not tried
 // says nothing of the server.
-func (p *pace) at(now time.Time) float64 {
+func (p *course) at(now time.Time) float64 {
 	if p.rate == 0 {
 		return math.Inf(1)
 	}
-	if idle := now.Sub(p.last); idle > paceForget {
+	if idle := now.Sub(p.last); idle > Forget {
 		p.ledger.refill(now)
-		*p = pace{ledger: p.ledger}
+		*p = course{ledger: p.ledger}
 		return math.Inf(1)
 	} else if idle > 0 {
-		p.used += min(idle, seconds64(2/p.current()))
+		p.used += min(idle, times.Seconds(2/p.current()))
 		p.last = now
 	}
 	r := p.current()
@@ -191,14 +192,14 @@ func (p *pace) at(now time.Time) float64 {
 		r = p.current()
 	}
 	if r >= paceNothing {
-		*p = pace{ledger: p.ledger, warm: true}
+		*p = course{ledger: p.ledger, warm: true}
 		return math.Inf(1)
 	}
 	return r
 }
 
 // current is how many requests a second may leave.
-func (p *pace) current() float64 {
+func (p *course) current() float64 {
 	if p.rough {
 		return p.slowStart()
 	}
@@ -211,7 +212,7 @@ func (p *pace) current() float64 {
 
 // slowStart returns the rate in slow start. It doubles in a round trip, or with
 // every other request if these are further apart.
-func (p *pace) slowStart() float64 {
+func (p *course) slowStart() float64 {
 	trip := max(2*p.delay, slowTrip).Seconds()
 	r, t := p.rate, p.used.Seconds()
 	if fast := 2 / trip; r < fast {
@@ -225,10 +226,10 @@ func (p *pace) slowStart() float64 {
 }
 
 // guess reports whether the current rate says little of what the server's is.
-func (p *pace) guess() bool { return p.rough || p.step > 0.25 }
+func (p *course) guess() bool { return p.rough || p.step > 0.25 }
 
 // refused takes in a rejection, the first of those that come together.
-func (p *pace) refused(r rejection) {
+func (p *course) refused(r rejection) {
 	p.ledger.turn()
 	before := *p
 	before.before = nil
@@ -237,7 +238,7 @@ func (p *pace) refused(r rejection) {
 }
 
 // also takes in a further one, of a request that was sent before it was known.
-func (p *pace) also(r rejection) {
+func (p *course) also(r rejection) {
 	lost, rejudged := p.lost, p.rejudged
 	if r.n < p.lowest-p.slack() && r.n >= p.ledger.first && p.before != nil {
 		// It was this one that the server refused first.
@@ -255,7 +256,7 @@ func (p *pace) also(r rejection) {
 // slack is how much earlier than the lowest a request must have left to be worth
 // another account. Where thousands are refused in the reverse order, all of them
 // would take seconds.
-func (p *pace) slack() float64 {
+func (p *course) slack() float64 {
 	if p.rejudged < manyRejudged {
 		return 0
 	}
@@ -263,7 +264,7 @@ func (p *pace) slack() float64 {
 }
 
 // lit notes that the server takes requests again, after it has refused all.
-func (p *pace) lit(now time.Time) {
+func (p *course) lit(now time.Time) {
 	if !p.dark {
 		return
 	}
@@ -281,7 +282,7 @@ func (p *pace) lit(now time.Time) {
 // darken slows down to next to nothing, as the server has taken nothing since it
 // last refused a request. That tells nothing of its rate: its window has not
 // ended yet, or it takes nothing from anybody.
-func (p *pace) darken(r rejection, most float64) {
+func (p *course) darken(r rejection, most float64) {
 	if !p.dark {
 		p.dark, p.since, p.back, p.backSlow = true, r.now, most, p.rough
 		if p.proven == 0 && !p.rough { // where slow start is to end
@@ -298,7 +299,7 @@ func (p *pace) darken(r rejection, most float64) {
 }
 
 // heed sets a new course.
-func (p *pace) heed(r rejection) {
+func (p *course) heed(r rejection) {
 	p.delay = r.now.Sub(r.sent)
 	was, most := p.rate, p.current()
 	early := p.used < p.hold
@@ -356,7 +357,7 @@ func (p *pace) heed(r rejection) {
 }
 
 // begin begins the course, and a page of the ledger.
-func (p *pace) begin(r rejection) {
+func (p *course) begin(r rejection) {
 	p.rate = max(p.rate, paceFloor)
 	p.used, p.last = 0, r.resume
 	p.ledger.begin(r.sent, r.n)
@@ -365,7 +366,7 @@ func (p *pace) begin(r rejection) {
 // learn adds what is newly seen to what is known, and reports whether the two
 // agree, or the server is not what it was: that too is what it means if twice in
 // a row a safe rate proves too high.
-func (p *pace) learn(seen *finding, early bool) bool {
+func (p *course) learn(seen *finding, early bool) bool {
 	if p.known == nil || seen == nil {
 		p.known = seen
 		return seen != nil
@@ -384,7 +385,7 @@ func (p *pace) learn(seen *finding, early bool) bool {
 
 // steer sets a course by the rates between which the server's is, with a burst
 // of no more than large.
-func (p *pace) steer(span rates, large float64, r rejection) {
+func (p *course) steer(span rates, large float64, r rejection) {
 	// A refusal says what is too fast, and seldom what is not: the course begins
 	// no further below than this. A slow server would be long at an eighth, as a
 	// climb lasts some requests: no further than half.
@@ -408,7 +409,7 @@ func (p *pace) steer(span rates, large float64, r rejection) {
 }
 
 // climb sets a course from the one rate to the other, in so many seconds.
-func (p *pace) climb(span rates, seconds float64) {
+func (p *course) climb(span rates, seconds float64) {
 	p.rate, p.hold = span.lo, 0
 	p.step = span.hi/span.lo - 1
 	p.ramp = min(max(p.leastRamp(span.lo), seconds), p.mostRamp(span.lo))
@@ -416,15 +417,15 @@ func (p *pace) climb(span rates, seconds float64) {
 
 // leastRamp is in how many seconds a climb from this rate may be over, so that
 // some requests leave and some refusals come meanwhile.
-func (p *pace) leastRamp(rate float64) float64 { return max(1, 8*p.delay.Seconds(), 4/rate) }
+func (p *course) leastRamp(rate float64) float64 { return max(1, 8*p.delay.Seconds(), 4/rate) }
 
 // mostRamp is in how many seconds a climb is over at the latest, but so that it
 // differs from the fastest.
-func (p *pace) mostRamp(rate float64) float64 { return max(paceRamp, 4*p.leastRamp(rate)) }
+func (p *course) mostRamp(rate float64) float64 { return max(paceRamp, 4*p.leastRamp(rate)) }
 
 // settle sets a course that stays at the rate, and looks later whether the
 // server takes more.
-func (p *pace) settle(span rates, r rejection) {
+func (p *course) settle(span rates, r rejection) {
 	p.rate = max(span.lo, paceFloor)
 	// What the bucket gains in a pause is not lost, and what is refused is lost
 	// on both sides.
@@ -432,13 +433,11 @@ func (p *pace) settle(span rates, r rejection) {
 	// No more than is out in some round trips: the rate may be wrong by much, and
 	// is not to last for that.
 	cost += 2 * min(float64(p.lost)/p.rate, max(1/p.rate, 4*p.delay.Seconds()))
-	hold := seconds64(paceCost * cost)
+	hold := times.Seconds(paceCost * cost)
 	p.stay(max(minHold, min(max(hold/2, p.patience), hold, longHold)))
 }
 
 // stay sets the course at the rate for so long.
-func (p *pace) stay(hold time.Duration) {
+func (p *course) stay(hold time.Duration) {
 	p.hold, p.step, p.ramp = hold, paceStep, p.leastRamp(p.rate)
 }
-
-func seconds64(s float64) time.Duration { return saturate(s * float64(time.Second)) }
