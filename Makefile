@@ -55,7 +55,7 @@ noharm: ## Print what the zero value loses beside a bare client and a plain retr
 .PHONY: grid
 grid: ## Try random servers and callers, beside an oracle and others: make grid FIRST=5001 SEEDS=300
 	@cd bench && go test -count=1 -v -timeout=$(TIMEOUT) -run='^TestGrid$$' ./grid -first=$(FIRST) -seeds=$(SEEDS) \
-		-clients='zero value,Retry alone,bare,go-retryablehttp,cubic' | grep -v '^ *\(=== \|--- PASS\)'
+		-clients='zero value,Retry alone,bare,go-retryablehttp,failsafe-go,cubic' | grep -v '^ *\(=== \|--- PASS\)'
 
 .PHONY: servers
 servers: ## Measure the zero value against nginx and haproxy, which are installed where they are missing, on Debian
