@@ -92,7 +92,7 @@ pid {{.dir}}/nginx.pid;
 error_log {{.dir}}/error.log;
 events { }
 http {
-	access_log {{.dir}}/access.log;
+	access_log off;
 	client_body_temp_path {{.dir}}/body;
 	proxy_temp_path {{.dir}}/proxy;
 	fastcgi_temp_path {{.dir}}/fastcgi;

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -20,15 +21,58 @@ const (
 	zeroValue = iota
 	retryAlone
 	bareClient
+	knowing
 )
 
 var clients = [...]struct {
 	name string
-	over func(base http.RoundTripper) http.RoundTripper
+	over func(base http.RoundTripper, l *limit) http.RoundTripper
 }{
-	zeroValue:  {"zero value", func(base http.RoundTripper) http.RoundTripper { return &sturdy.Transport{Base: base} }},
-	retryAlone: {"Retry alone", func(base http.RoundTripper) http.RoundTripper { return &sturdy.Retry{Base: base} }},
-	bareClient: {"bare", func(base http.RoundTripper) http.RoundTripper { return base }},
+	zeroValue:  {"zero value", func(base http.RoundTripper, _ *limit) http.RoundTripper { return &sturdy.Transport{Base: base} }},
+	retryAlone: {"Retry alone", func(base http.RoundTripper, _ *limit) http.RoundTripper { return &sturdy.Retry{Base: base} }},
+	bareClient: {"bare", func(base http.RoundTripper, _ *limit) http.RoundTripper { return base }},
+	knowing: {"who knows the limit", func(base http.RoundTripper, l *limit) http.RoundTripper {
+		return &knower{base: base, limit: l, slots: make(chan struct{}, max(l.slots, 1))}
+	}},
+}
+
+// A knower keeps to the limit that it was told of: what it does not reach, the programs
+// and the machine cost.
+type knower struct {
+	*limit
+
+	base  http.RoundTripper
+	slots chan struct{}
+
+	mu   sync.Mutex
+	next time.Time
+}
+
+func (k *knower) RoundTrip(req *http.Request) (*http.Response, error) {
+	if k.limit.slots == 0 {
+		// One after the other, and a little slower, since requests may catch up on their way.
+		k.mu.Lock()
+		now := time.Now()
+		if k.next.Before(now) {
+			k.next = now
+		}
+		wait := k.next.Sub(now)
+		k.next = k.next.Add(time.Duration(float64(time.Second) / (0.98 * float64(k.rate))))
+		k.mu.Unlock()
+		time.Sleep(wait)
+		return k.base.RoundTrip(req)
+	}
+	k.slots <- struct{}{}
+	defer func() { <-k.slots }()
+	resp, err := k.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	// The server has done with a request when it has sent all of the answer.
+	body, err := io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, err
 }
 
 // An outcome is what became of one client's calls.
@@ -53,7 +97,7 @@ func (r *row) run(t *testing.T, client int, lasts time.Duration) *outcome {
 	o := &outcome{lasts: lasts}
 	b := &base{Transport: &http.Transport{MaxIdleConnsPerHost: r.callers}, status: r.status}
 	defer b.CloseIdleConnections()
-	rt := clients[client].over(b)
+	rt := clients[client].over(b, r.limit)
 	start, journal := time.Now(), func() string { return "" }
 	if own, ok := rt.(*sturdy.Transport); ok && *explain {
 		journal = keep(own, b, start, lasts)
@@ -82,7 +126,7 @@ func (r *row) run(t *testing.T, client int, lasts time.Duration) *outcome {
 	}
 	wg.Wait()
 	if s := journal(); s != "" {
-		t.Log(s)
+		t.Logf("%s, callers: %d: %s", r.name, r.callers, s)
 	}
 	o.sent, o.refused, o.inside = b.sent, b.refused, b.inside
 	return o
@@ -164,7 +208,7 @@ func keep(own *sturdy.Transport, b *base, start time.Time, lasts time.Duration) 
 		switch ev.Kind {
 		case sturdy.EventQueue, sturdy.EventWait, sturdy.EventRetry:
 		default:
-			note("%s attempt %d wait %v rate %.1f: %v", ev.Kind, ev.Attempt, ev.Wait.Round(time.Millisecond), float64(ev.Rate), ev.Err)
+			note("%s attempt %d wait %v rate %.4g: %v", ev.Kind, ev.Attempt, ev.Wait.Round(time.Millisecond), float64(ev.Rate), ev.Err)
 		}
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -187,7 +231,7 @@ func keep(own *sturdy.Transport, b *base, start time.Time, lasts time.Duration) 
 			mu.Lock()
 			note("sent %d, of which refused %d", dSent, dRefused)
 			for _, s := range states {
-				fmt.Fprintf(&out, "; %s: rate %.1f burst %.0f by %s, waiting %d, in flight %d", s.Key, float64(s.Rate), s.Burst, s.Source, s.Waiting, s.InFlight)
+				fmt.Fprintf(&out, "; %s: rate %.4g burst %.0f by %s, waiting %d, in flight %d", s.Key, float64(s.Rate), s.Burst, s.Source, s.Waiting, s.InFlight)
 			}
 			mu.Unlock()
 		}

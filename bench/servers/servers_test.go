@@ -14,7 +14,7 @@ import (
 
 var (
 	lasts   = flag.Duration("for", 5*time.Second, "how long the callers of a row call")
-	others  = flag.Duration("others", 0, "how long they do with Retry alone and with a bare client; 0 for not at all")
+	others  = flag.Duration("others", 0, "how long they do with the other clients; 0 for not at all")
 	callers = flag.String("callers", "16", "how many callers, separated by commas")
 	only    = flag.String("only", "", "only limits with this in their names")
 	all     = flag.Bool("all", false, "also the limits that are not held to anything yet")
@@ -58,7 +58,7 @@ func TestZeroValueLosesNoCallToRealServers(t *testing.T) {
 			})
 		}
 	})
-	// The others send what the machine can. So each has it for itself.
+	// A bare client sends all that the machine can, so each of the others has that for itself.
 	for _, r := range rows {
 		for client := range clients {
 			if client != zeroValue && *others > 0 {
@@ -72,10 +72,10 @@ func TestZeroValueLosesNoCallToRealServers(t *testing.T) {
 // table shows what the clients did.
 func table(rows []*row) string {
 	var b strings.Builder
-	b.WriteString("\n| limit | callers | it takes a second |")
+	b.WriteString("\n| goodput, calls lost, requests refused, p99 | callers | taken a second |")
 	for client, c := range clients {
 		if client == zeroValue || *others > 0 {
-			fmt.Fprintf(&b, " %s: goodput | lost | refused | p99 |", c.name)
+			fmt.Fprintf(&b, " %s |", c.name)
 		}
 	}
 	fmt.Fprintf(&b, "\n| --- |%s", strings.Repeat(" ---: |", strings.Count(b.String(), "|")-2))
@@ -83,17 +83,17 @@ func table(rows []*row) string {
 		fmt.Fprintf(&b, "\n| %s | %d | %.1f |", r.name, r.callers, r.allows(r.callers, *lasts)/lasts.Seconds())
 		for _, o := range r.outcomes {
 			if o != nil {
-				b.WriteString(" " + o.cells(r) + " |")
+				b.WriteString(" " + o.cell(r) + " |")
 			}
 		}
 	}
 	return b.String()
 }
 
-// cells returns an outcome as cells of a row's table.
-func (o *outcome) cells(r *row) string {
+// cell returns an outcome as a cell of a row.
+func (o *outcome) cell(r *row) string {
 	slices.Sort(o.took)
-	return fmt.Sprintf("%.1f %% | %d of %d | %.2f %% | %v",
+	return fmt.Sprintf("%.1f %%, %d of %d, %.2f %%, %v",
 		100*float64(o.inTime)/r.allows(r.callers, o.lasts), o.lost, o.calls,
 		100*float64(o.refused)/float64(max(o.sent, 1)), quantile(o.took, 0.99).Round(time.Millisecond))
 }
