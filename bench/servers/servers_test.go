@@ -14,7 +14,7 @@ import (
 
 var (
 	lasts   = flag.Duration("for", 5*time.Second, "how long the callers of a row call")
-	others  = flag.Duration("others", 0, "how long they do with the other clients; 0 for not at all")
+	others  = flag.Duration("others", 0, "how long they do with Retry alone and with a bare client; 0 for the zero value alone")
 	callers = flag.String("callers", "16", "how many callers, separated by commas")
 	only    = flag.String("only", "", "only limits with this in their names")
 	all     = flag.Bool("all", false, "also the limits that are not held to anything yet")
@@ -55,14 +55,19 @@ func TestZeroValueLosesNoCallToRealServers(t *testing.T) {
 				if r.held() {
 					assert.Zero(t, o.lost, "calls lost")
 				}
+				if *others > 0 {
+					r.outcomes[knowing] = r.run(t, knowing, *lasts)
+				}
 			})
 		}
 	})
-	// A bare client sends all that the machine can, so each of the others has that for itself.
+	// A bare client sends all that the machine can, so each of those that are left has that for itself.
 	for _, r := range rows {
 		for client := range clients {
-			if client != zeroValue && *others > 0 {
-				r.outcomes[client] = r.run(t, client, *others)
+			if r.outcomes[client] == nil && *others > 0 {
+				t.Run(fmt.Sprintf("%s, callers: %d, %s", r.name, r.callers, clients[client].name), func(t *testing.T) {
+					r.outcomes[client] = r.run(t, client, *others)
+				})
 			}
 		}
 	}
