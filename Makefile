@@ -55,7 +55,14 @@ noharm: ## Print what the zero value loses beside a bare client and a plain retr
 .PHONY: grid
 grid: ## Try random servers and callers, beside an oracle and others: make grid FIRST=5001 SEEDS=300
 	@cd bench && go test -count=1 -v -timeout=$(TIMEOUT) -run='^TestGrid$$' ./grid -first=$(FIRST) -seeds=$(SEEDS) \
-		-clients='zero value,Retry alone,bare,go-retryablehttp,cubic' | grep -v '^ *\(=== \|--- PASS\)'
+		-clients='zero value,Retry alone,bare,go-retryablehttp,failsafe-go,cubic' | grep -v '^ *\(=== \|--- PASS\)'
+
+.PHONY: servers
+servers: ## Measure the zero value against nginx and haproxy, which are installed where they are missing, on Debian
+	@missing=; for p in nginx haproxy; do PATH="$$PATH:/usr/sbin" command -v $$p >/dev/null || missing+=" $$p"; done; \
+		if [ -n "$$missing" ]; then apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; fi
+	@cd bench && STURDY_SERVERS=required go test -count=1 -v -timeout=$(TIMEOUT) -parallel=3 ./servers -for=30s -others=5s -callers=1,16,64 -all | \
+		sed -n 's/^ *|/|/p; /^ *--- FAIL/p; /^ok/p; /^FAIL/p'
 
 .PHONY: soak
 soak: ## Hammer random stacks at length, under the race detector: make soak SOAK=1h

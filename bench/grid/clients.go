@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/failsafehttp"
 	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/sturdyhttp/sturdy"
@@ -28,6 +29,12 @@ var (
 		c.HTTPClient.Transport = m
 		c.Logger = nil
 		return c.StandardClient().Transport
+	}}
+	// Failsafe has as many attempts as the others, and go-retryablehttp's delays, with some
+	// jitter; by default it has three attempts, and no delay but the server's.
+	Failsafe = Client{"failsafe-go", func(m *model) http.RoundTripper {
+		return failsafehttp.NewRoundTripper(m, failsafehttp.NewRetryPolicyBuilder().
+			WithMaxAttempts(5).WithBackoff(time.Second, 30*time.Second).WithJitterFactor(0.25).ReturnLastFailure().Build())
 	}}
 	Cubic = Client{"cubic", func(m *model) http.RoundTripper { return &sturdy.Retry{Base: &cubic{base: m}} }}
 )

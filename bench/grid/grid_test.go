@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -51,7 +52,8 @@ func TestGrid(t *testing.T) {
 			})
 		}
 	})
-	for _, c := range []Client{ZeroValue, Retry, Bare, HashiCorp, Cubic} {
+	results := map[string][]Result{} // by client, in the order of specs
+	for _, c := range []Client{ZeroValue, Retry, Bare, HashiCorp, Failsafe, Cubic} {
 		if !slices.Contains(strings.Split(*who, ","), c.Name) {
 			continue
 		}
@@ -65,11 +67,44 @@ func TestGrid(t *testing.T) {
 				})
 			}
 		})
+		for _, r := range rows {
+			results[c.Name] = append(results[c.Name], r.result)
+		}
 		summarize(t, c.Name, rows)
 		if c.Name == ZeroValue.Name && *first == someSeed && *seeds == someSeeds && *only == "" {
 			hold(t, rows)
 		}
 	}
+	if ours, theirs := results[ZeroValue.Name], results[HashiCorp.Name]; ours != nil && theirs != nil {
+		t.Log(losesTo(specs, ours, theirs))
+	}
+}
+
+// losesTo tells on which seeds the zero value loses more calls than go-retryablehttp, by
+// more than chance explains.
+func losesTo(specs []*Spec, ours, theirs []Result) string {
+	var list strings.Builder
+	n := 0
+	for i, s := range specs {
+		if losesMore(ours[i], theirs[i]) {
+			n++
+			fmt.Fprintf(&list, "\nseed %d: lost %d, and %s %d, of %d: %s", s.Seed, ours[i].Calls-ours[i].OK, HashiCorp.Name, theirs[i].Calls-theirs[i].OK,
+				ours[i].Calls, s.Cause())
+		}
+	}
+	return fmt.Sprintf("\nthe %s loses significantly more calls than %s on %d of %d seeds%s", ZeroValue.Name, HashiCorp.Name, n, len(specs), list.String())
+}
+
+// losesMore reports whether a client has lost more calls than another with the same
+// spec, by more than three standard deviations of the difference of two binomial counts.
+func losesMore(r, other Result) bool {
+	return float64(other.OK-r.OK) > 3*math.Sqrt(r.variance()+other.variance())
+}
+
+// variance is that of how many calls come home, if each does with the share that did.
+func (r Result) variance() float64 {
+	share := float64(r.OK) / float64(r.Calls)
+	return float64(r.Calls) * share * (1 - share)
 }
 
 // hold fails if the zero value is further from the oracle than it was when this was
