@@ -12,8 +12,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A gate is the queue of one key. Requests leave it in the order of their first
-// arrival, when all of these hold: the key is not paused, the caller's limit
+// A gate is the queue of one key. Requests leave it in the order of their priority and
+// first arrival, when all of these hold: the key is not paused, the caller's limit
 // and the server's have room for the request, there are not too many out yet to
 // know the limit, and the circuit lets it through.
 //
@@ -39,6 +39,8 @@ type gate struct {
 	busy   int    // answers in a row that the server is overloaded
 	chance chance // of these while it works
 	queue  order
+	ranked int                   // of these have another priority than zero
+	passed int                   // have left in a row while others waited that are less urgent
 	lines  map[*circuit]*line    // of the queue
 	open   agenda                // of these, whose circuit is asked when their turn comes
 	shut   agenda                // who are passed by for now
@@ -108,7 +110,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	t := newTurn(req, began, w)
 	g.insert(t)
-	if g.refuse(t, began, g.outlook(began), g.queue.before(&t.inQueue)) {
+	if g.refuse(t, began, g.outlook(began), g.ahead(t)) {
 		g.remove(t)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
@@ -243,7 +245,10 @@ func (g *gate) pump(now time.Time) {
 		if l == nil {
 			break
 		}
-		t := l.turns.first()
+		t := l.first
+		if from, due := g.overdue(t.priority); due != nil {
+			l, t = from, due
+		}
 		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break
@@ -263,6 +268,7 @@ func (g *gate) pump(now time.Time) {
 			continue
 		}
 		g.remove(t)
+		g.notePassed(t)
 		t.stalled = g.stalledFor(t, now)
 		p := g.leave(now, t.wish, a)
 		t.pass = &p
@@ -314,13 +320,16 @@ func (g *gate) reviewAll(now time.Time) {
 		g.spared = now.Add(time.Duration(g.waiting()) * lookPause)
 	}
 	o := g.outlook(now)
-	ahead := 0
+	higher, same, priority := 0, 0, math.MaxInt
 	for _, t := range g.queue.all() {
-		if g.refuse(t, now, o, ahead) {
+		if t.priority < priority {
+			higher, same, priority = higher+same, 0, t.priority
+		}
+		if g.refuse(t, now, o, g.passing(higher, same)) {
 			g.remove(t)
 			close(t.ready)
 		} else {
-			ahead++
+			same++
 		}
 	}
 }

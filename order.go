@@ -5,8 +5,8 @@ import (
 	"math/rand/v2"
 )
 
-// An order holds turns in the order of their arrival, and those that arrived at the
-// same time as they were put in. All it does takes a time that grows with the
+// An order holds turns by their priority, those of one priority in the order of their
+// arrival, and those that arrived at the same time as they were put in. All it does takes a time that grows with the
 // logarithm of their number, wherever a turn's place is: what was refused and comes
 // again belongs in front of most.
 //
@@ -44,7 +44,7 @@ func (n *node) update() {
 	n.least = min(n.left.fewest(), n.turn.tries(), n.right.fewest())
 }
 
-// insert puts t, whose place will be n, behind all that arrived before it.
+// insert puts t, whose place will be n, behind all that do not leave after it.
 func (o *order) insert(n *node, t *turn) {
 	*n = node{turn: t, weight: rand.Uint32()} //nolint:gosec // balances a tree
 	n.update()
@@ -53,7 +53,7 @@ func (o *order) insert(n *node, t *turn) {
 		at.size++
 		at.least = min(at.least, n.least)
 		n.up = at
-		if link = &at.right; t.arrived.Before(at.turn.arrived) {
+		if link = &at.right; t.less(at.turn) {
 			link = &at.left
 		}
 	}
@@ -110,7 +110,7 @@ func (o *order) linkTo(n *node) **node {
 	return &n.up.right
 }
 
-// first returns who arrived first; nil if nobody is there.
+// first returns who is in front; nil if nobody is there.
 func (o *order) first() *turn {
 	n := o.root
 	if n == nil {
@@ -120,6 +120,43 @@ func (o *order) first() *turn {
 		n = n.left
 	}
 	return n.turn
+}
+
+// last returns who is behind all others; nil if nobody is there.
+func (o *order) last() *turn {
+	n := o.root
+	if n == nil {
+		return nil
+	}
+	for n.right != nil {
+		n = n.right
+	}
+	return n.turn
+}
+
+// below returns the first of those with a lower priority; nil if nobody has one.
+func (o *order) below(priority int) (first *turn) {
+	for n := o.root; n != nil; {
+		if n.turn.priority < priority {
+			first, n = n.turn, n.left
+		} else {
+			n = n.right
+		}
+	}
+	return first
+}
+
+// above is how many have a higher priority.
+func (o *order) above(priority int) (count int) {
+	for n := o.root; n != nil; {
+		if n.turn.priority > priority {
+			count += n.left.count() + 1
+			n = n.right
+		} else {
+			n = n.left
+		}
+	}
+	return count
 }
 
 // leastTried returns the first of those that were sent least often.

@@ -29,6 +29,7 @@ type turn struct {
 	inQueue  node
 	req      *http.Request
 	call     *call // nil without a Retry
+	priority int
 	arrived  time.Time
 	attempts int           // how often it was sent, this time included
 	backed   bool          // it has backed off as long as it must
@@ -47,7 +48,10 @@ type turn struct {
 }
 
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
-	t := &turn{wish: w, req: req, call: callOf(req), arrived: now, joined: now, ready: make(chan struct{})}
+	t := &turn{
+		wish: w, req: req, call: callOf(req), arrived: now, joined: now, ready: make(chan struct{}),
+		priority: priorityOf(req.Context()),
+	}
 	hold := maxHold
 	if c := t.call; c != nil {
 		t.arrived, t.attempts = c.began, int(c.attempt.Load())
