@@ -26,7 +26,7 @@ func (a *agenda) Len() int { return len(*a) }
 func (a *agenda) Less(i, j int) bool {
 	l, other := (*a)[i], (*a)[j]
 	if l.first != nil && other.first != nil {
-		return l.first.less(other.first)
+		return l.first.less(&other.first.place)
 	}
 	return l.at.Before(other.at)
 }
@@ -121,6 +121,7 @@ func (g *gate) insert(t *turn) {
 	if t.priority != 0 {
 		g.ranked++
 	}
+	g.assign(t)
 	t.line = g.line(t.circuit)
 	t.line.turns.insert(&t.inLine, t)
 	g.queue.insert(&t.inQueue, t)
@@ -139,6 +140,9 @@ func (g *gate) remove(t *turn) {
 		g.reopen(l)
 	}
 	g.used(l)
+	if t.ofTenant != nil {
+		g.moveUp(t)
+	}
 }
 
 // waiting is how many are in the queue.

@@ -6,7 +6,8 @@ import (
 )
 
 // An order holds turns by their priority, those of one priority in the order of their
-// arrival, and those that arrived at the same time as they were put in. All it does takes a time that grows with the
+// arrival, or of rounds if tenants take turns, and those that arrived at the same time as
+// they were put in. All it does takes a time that grows with the
 // logarithm of their number, wherever a turn's place is: what was refused and comes
 // again belongs in front of most.
 //
@@ -53,7 +54,7 @@ func (o *order) insert(n *node, t *turn) {
 		at.size++
 		at.least = min(at.least, n.least)
 		n.up = at
-		if link = &at.right; t.less(at.turn) {
+		if link = &at.right; t.less(&at.turn.place) {
 			link = &at.left
 		}
 	}
@@ -144,6 +145,19 @@ func (o *order) below(priority int) (first *turn) {
 		}
 	}
 	return first
+}
+
+// inFront is how many have a place in front of p.
+func (o *order) inFront(p *place) (count int) {
+	for n := o.root; n != nil; {
+		if n.turn.less(p) {
+			count += n.left.count() + 1
+			n = n.right
+		} else {
+			n = n.left
+		}
+	}
+	return count
 }
 
 // above is how many have a higher priority.

@@ -1,6 +1,9 @@
 package sturdy
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // WithPriority returns a context whose requests leave a queue before those of a lower
 // priority, whoever came first. Zero is normal, negative is less urgent; n below -100 or
@@ -35,17 +38,30 @@ func priorityOf(ctx context.Context) int {
 	return n
 }
 
-// less reports whether t leaves before other, if it is just for them.
-func (t *turn) less(other *turn) bool {
-	if t.priority != other.priority {
-		return t.priority > other.priority
+// A place is what a turn has its place in a queue by.
+type place struct {
+	priority int
+	round    int       // of its tenant; 0 if tenants do not take turns
+	arrived  time.Time // at first, if it is sent again
+}
+
+// less reports whether p is in front of other.
+func (p *place) less(other *place) bool {
+	switch {
+	case p.priority != other.priority:
+		return p.priority > other.priority
+	case p.round != other.round:
+		return p.round < other.round
 	}
-	return t.arrived.Before(other.arrived)
+	return p.arrived.Before(other.arrived)
 }
 
 // ahead is how many leave before t at least, of those in the queue.
 func (g *gate) ahead(t *turn) int {
 	n := g.queue.before(&t.inQueue)
+	if g.fair != nil {
+		n = g.fair.ahead(&g.queue, t)
+	}
 	if g.ranked == 0 {
 		return n
 	}
