@@ -3,9 +3,11 @@ package sturdy
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -261,4 +263,34 @@ func count(all []*turn, is func(*turn) bool) (n int) {
 		}
 	}
 	return n
+}
+
+func TestEventsTellOfThePlaceInTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &departures{began: time.Now()}
+		var seen observed
+		l := &RateLimit{Base: d, Limit: 1, Observe: seen.see}
+		d.call(t, l, t.Context(), "first", 1)
+		ctx := WithTenant(WithPriority(t.Context(), 1000), "alice")
+		d.call(t, l, ctx, "alice", 1)
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		_, err := l.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, ErrWaitTooLong)
+		d.call(t, l, t.Context(), "nobody", 1)
+		d.calls.Wait()
+		require.Equal(t, []EventKind{EventQueue, EventRefuse, EventQueue, EventWait, EventWait}, seen.kinds())
+		for i, ev := range seen.events {
+			if i == 2 || i == 4 {
+				assert.Zero(t, ev.Priority, ev)
+				assert.Empty(t, ev.Tenant, ev)
+			} else {
+				assert.Equal(t, 100, ev.Priority, ev)
+				assert.Equal(t, "alice", ev.Tenant, ev)
+			}
+		}
+		var log strings.Builder
+		Log(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))(ctx, seen.events[0])
+		assert.Contains(t, log.String(), " priority=100 tenant=alice")
+	})
 }
