@@ -50,6 +50,8 @@ type gate struct {
 	spared time.Time             // all in the queue are not looked at again before
 	due    bool                  // that is due
 	timer  *time.Timer
+
+	latencies latencies // of successes
 }
 
 // A wish is what a request asks of a gate.
@@ -250,6 +252,7 @@ func (g *gate) pump(now time.Time) {
 		if from, due := g.overdue(t.priority); due != nil {
 			l, t = from, due
 		}
+		t = g.inTime(l, t, now)
 		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break

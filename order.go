@@ -3,6 +3,7 @@ package sturdy
 import (
 	"math"
 	"math/rand/v2"
+	"time"
 )
 
 // An order holds turns by their priority, those of one priority in the order of their
@@ -20,8 +21,9 @@ type node struct {
 	turn            *turn
 	up, left, right *node
 	weight          uint32
-	size            int // turns in the tree below, itself included
-	least           int // the fewest attempts of these
+	size            int           // turns in the tree below, itself included
+	least           int           // the fewest attempts of these
+	ends            time.Duration // when the last of these ends
 }
 
 // fewest is least, of a tree that may be empty.
@@ -39,10 +41,19 @@ func (n *node) count() int {
 	return n.size
 }
 
-// update makes size and least true, if they are of what is below.
+// latestEnd is ends, of a tree that may be empty.
+func (n *node) latestEnd() time.Duration {
+	if n == nil {
+		return math.MinInt64
+	}
+	return n.ends
+}
+
+// update makes size, least and ends true, if they are of what is below.
 func (n *node) update() {
 	n.size = n.left.count() + 1 + n.right.count()
 	n.least = min(n.left.fewest(), n.turn.tries(), n.right.fewest())
+	n.ends = max(n.left.latestEnd(), n.turn.ends, n.right.latestEnd())
 }
 
 // insert puts t, whose place will be n, behind all that do not leave after it.
@@ -53,6 +64,7 @@ func (o *order) insert(n *node, t *turn) {
 	for at := *link; at != nil; at = *link {
 		at.size++
 		at.least = min(at.least, n.least)
+		at.ends = max(at.ends, n.ends)
 		n.up = at
 		if link = &at.right; t.less(&at.turn.place) {
 			link = &at.left
@@ -171,6 +183,23 @@ func (o *order) above(priority int) (count int) {
 		}
 	}
 	return count
+}
+
+// endsAfter returns the first who ends after a time; nil if nobody does.
+func (o *order) endsAfter(time time.Duration) *turn {
+	if o.root.latestEnd() <= time {
+		return nil
+	}
+	for n := o.root; ; {
+		switch {
+		case n.left.latestEnd() > time:
+			n = n.left
+		case n.turn.ends > time:
+			return n.turn
+		default:
+			n = n.right
+		}
+	}
 }
 
 // leastTried returns the first of those that were sent least often.

@@ -152,6 +152,7 @@ func (p *passage) enter(w wish) (pass, error) {
 // learn takes in what became of the request, and tells of it when all is booked.
 func (p *passage) learn(e *Error) {
 	p.e = e
+	p.noteLatency(e)
 	if p.limit != nil {
 		p.limit.learn(p, p.resp, e)
 	} else {

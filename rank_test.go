@@ -228,6 +228,7 @@ func TestAQueueKeepsTheOrderOfPriority(t *testing.T) {
 		} else {
 			one := newTurn(get(t), began.Add(time.Duration(random.IntN(1e9))), wish{circuit: circuits[random.IntN(3)]})
 			one.priority = random.IntN(5) - 2
+			one.ends = time.Duration(random.IntN(1000))
 			g.insert(one)
 			i := 0
 			for i < len(all) && (all[i].priority > one.priority || all[i].priority == one.priority && !one.arrived.Before(all[i].arrived)) {
@@ -246,6 +247,12 @@ func TestAQueueKeepsTheOrderOfPriority(t *testing.T) {
 		i := random.IntN(len(all))
 		require.Equal(t, i, g.queue.before(&all[i].inQueue))
 		require.Equal(t, count(all, func(one *turn) bool { return one.priority > all[i].priority }), g.queue.above(all[i].priority))
+		at := time.Duration(random.IntN(1000))
+		if later := slices.IndexFunc(all, func(one *turn) bool { return one.ends > at }); later < 0 {
+			require.Nil(t, g.queue.endsAfter(at))
+		} else {
+			require.Same(t, all[later], g.queue.endsAfter(at))
+		}
 		below := slices.IndexFunc(all, func(one *turn) bool { return one.priority < all[i].priority })
 		if below < 0 {
 			require.Nil(t, g.queue.below(all[i].priority))

@@ -33,6 +33,7 @@ type turn struct {
 	ofTenant *node // of its tenant; nil if tenants do not take turns
 	tenant   string
 	shares   bool          // the round of another of its tenant
+	ends     time.Duration // see endOf
 	attempts int           // how often it was sent, this time included
 	backed   bool          // it has backed off as long as it must
 	joined   time.Time     // the queue
@@ -51,7 +52,7 @@ type turn struct {
 
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
 	t := &turn{
-		wish: w, req: req, call: callOf(req), joined: now, ready: make(chan struct{}),
+		wish: w, req: req, call: callOf(req), joined: now, ends: endOf(req), ready: make(chan struct{}),
 		place: place{priority: priorityOf(req.Context()), arrived: now}, tenant: tenantOf(req.Context()),
 	}
 	hold := maxHold
