@@ -1,6 +1,7 @@
 package sturdy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -168,39 +169,33 @@ func TestIfNobodyHasTimeForAnAnswerWhoHasMostIsSent(t *testing.T) {
 }
 
 // Those with short deadlines get quick answers.
-func TestTheQuickAreNotHeldUpByWhatTheSlowNeed(t *testing.T) {
+func TestTheQuickDoNotYieldForWhatTheSlowNeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		d := &departures{began: time.Now()}
 		l := &RateLimit{Limit: 10, Base: rtFunc(func(req *http.Request) (*http.Response, error) {
+			takes := 5 * time.Second
 			if req.Header.Get("X-Call") == "quick" {
-				return after(50*time.Millisecond, status(200))(req)
+				takes = 50 * time.Millisecond
 			}
-			return after(5*time.Second, status(200))(req)
+			resp, err := d.RoundTrip(req)
+			return resp, cmp.Or(sleep(req, takes), err)
 		})}
-		var calls sync.WaitGroup
-		home := make(map[string]*atomic.Int64)
-		for name, deadline := range map[string]time.Duration{"quick": time.Second, "slow": 20 * time.Second} {
-			home[name] = new(atomic.Int64)
-			calls.Go(func() {
-				for range 400 {
-					calls.Go(func() {
-						ctx, cancel := context.WithTimeout(t.Context(), deadline)
-						defer cancel()
-						req := get(t).WithContext(ctx)
-						req.Header.Set("X-Call", name)
-						if resp, err := l.RoundTrip(req); err == nil {
-							resp.Body.Close()
-							home[name].Add(1)
-						}
-					})
-					time.Sleep(time.Second / 6)
-				}
-			})
+		call := func(name string, given time.Duration, n int) {
+			ctx, cancel := context.WithTimeout(t.Context(), given)
+			t.Cleanup(cancel)
+			d.call(t, l, ctx, name, n)
 		}
-		calls.Wait()
-		for name, n := range home {
-			t.Log(name, n.Load())
-			assert.Greater(t, n.Load(), int64(200), name)
+		for range 5 {
+			call("slow", 20*time.Second, 1)
+			call("quick", time.Second, 1)
+			d.calls.Wait()
 		}
+		d.names = nil
+		call("slow", 20*time.Second, 2)
+		call("quick", time.Second, 2)
+		call("slow", 20*time.Second, 2)
+		d.calls.Wait()
+		assert.Equal(t, []string{"slow", "slow", "quick", "quick", "slow", "slow"}, d.names)
 	})
 }
 
