@@ -33,7 +33,7 @@ const (
 )
 
 // An Event is something that a layer did. There is no secret in it, but for the
-// cause that errors.As finds in its Err.
+// cause that errors.As finds in its Err, and what WithTenant was given.
 //
 // Observe functions are called in the goroutine of the request that caused the
 // event, or of its body's reader, with that request's context and outside every lock. They should
