@@ -87,13 +87,13 @@ func arrival(req *http.Request, now time.Time) time.Time {
 	return now
 }
 
-// began is what times of the process are counted from.
-var began = time.Now()
+// epoch is what times of the process are counted from.
+var epoch = time.Now()
 
 // endOf is when the context of a request ends by itself; math.MaxInt64 for never.
 func endOf(req *http.Request) time.Duration {
 	if deadline, ok := req.Context().Deadline(); ok {
-		return deadline.Sub(began)
+		return deadline.Sub(epoch)
 	}
 	return math.MaxInt64
 }
@@ -103,14 +103,14 @@ func (g *gate) needs(t *turn) time.Duration {
 	if t.ends == math.MaxInt64 {
 		return 0
 	}
-	return g.latencies.of(t.ends - t.arrived.Sub(began)).get()
+	return g.latencies.of(t.ends - t.arrived.Sub(epoch)).get()
 }
 
 // inTime returns who leaves l instead of t, if t has less time left than an answer takes:
 // the first who has enough. If nobody has, it is who has most, of those that need as
 // much as t.
 func (g *gate) inTime(l *line, t *turn, now time.Time) *turn {
-	at := now.Sub(began)
+	at := now.Sub(epoch)
 	needs := g.needs(t)
 	if t.ends > at+needs {
 		return t

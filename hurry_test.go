@@ -146,7 +146,7 @@ func TestIfNobodyHasTimeForAnAnswerWhoHasMostIsSent(t *testing.T) {
 	g := newGate(rate.Inf, 1)
 	come := func(left, given time.Duration) *turn {
 		one := newTurn(get(t), now.Add(left-given), wish{units: 1})
-		one.ends = now.Add(left).Sub(began)
+		one.ends = now.Add(left).Sub(epoch)
 		g.insert(one)
 		return one
 	}

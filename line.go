@@ -115,8 +115,8 @@ func (g *gate) reopen(l *line) {
 	}
 }
 
-// insert puts t in its place: see order. A circuit is asked
-// again for one that is new, as it lets some pass sooner than others.
+// insert puts t in its place: see order. A circuit is asked again for one that is new,
+// as it lets some pass sooner than others.
 func (g *gate) insert(t *turn) {
 	if t.priority != 0 {
 		g.ranked++
