@@ -128,10 +128,10 @@ func TestWhoHasNoTimeForAnAnswerYieldsToWhoHas(t *testing.T) {
 		d.call(t, l, ctx, "learn", 1)
 		d.calls.Wait()
 		time.Sleep(time.Second)
-		took = 50 * time.Millisecond
+		took = 20 * time.Millisecond
 		d.call(t, l, t.Context(), "first", 1)
 		for i := range 3 {
-			ctx, cancel := context.WithTimeout(t.Context(), 550*time.Millisecond) // for 150 ms
+			ctx, cancel := context.WithTimeout(t.Context(), 530*time.Millisecond) // for 130 ms
 			defer cancel()
 			d.call(t, l, ctx, fmt.Sprint("hasty", i), 1)
 		}
