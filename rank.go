@@ -73,7 +73,7 @@ func (g *gate) ahead(t *turn) int {
 // priority ahead of it, at least. It and the latter leave in turns that the former let
 // pass, if these are too many.
 func (g *gate) passing(higher, same int) int {
-	return same + min(higher, max((same+1)*maxPassed-g.passed, 0))
+	return same + min(higher, (same+1)*maxPassed-g.passed)
 }
 
 // overdue returns who is to leave before all that are of this priority, because so

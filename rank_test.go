@@ -110,6 +110,38 @@ func TestAFloodOfUrgentRequestsLeavesATurnInElevenToTheOthers(t *testing.T) {
 	})
 }
 
+func TestNormalRequestsPassNoMoreThanTenTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &departures{began: time.Now()}
+		l := &RateLimit{Base: d, Limit: 10}
+		d.call(t, l, t.Context(), "normal", 1)
+		d.call(t, l, WithPriority(t.Context(), -1), "low", 2)
+		d.call(t, l, t.Context(), "normal", 40)
+		d.calls.Wait()
+		assert.Equal(t, []int{11, 22}, d.indexes("low"))
+	})
+}
+
+func TestTheOutlookCountsThoseWhoHavePassed(t *testing.T) {
+	for deadline, refused := range map[time.Duration]bool{17200 * time.Millisecond: true, 17800 * time.Millisecond: false} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &departures{began: time.Now()}
+			l := &RateLimit{Base: d, Limit: 1}
+			d.call(t, l, t.Context(), "first", 1)
+			d.call(t, l, t.Context(), "normal", 1)
+			d.call(t, l, WithPriority(t.Context(), 1), "urgent", 40)
+			time.Sleep(4500 * time.Millisecond) // four have passed
+			resp, err := l.RoundTrip(get(t).WithContext(deadlineIn(t, deadline)))
+			if refused {
+				require.ErrorIs(t, err, ErrWaitTooLong)
+			} else if assert.NoError(t, err) { // 6 others, one of its own and 10 more were ahead
+				resp.Body.Close()
+			}
+			d.calls.Wait()
+		})
+	}
+}
+
 // Each comes when the one before it has left.
 func TestUrgentRequestsThatComeOneByOneStarveNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
