@@ -199,6 +199,33 @@ func TestTheQuickDoNotYieldForWhatTheSlowNeed(t *testing.T) {
 	})
 }
 
+func TestAnAnswerThatComesTooLateTellsHowLongItTakes(t *testing.T) {
+	for name, base := range map[string]http.RoundTripper{
+		"none in time": rtFunc(hangs), "in time": rtFunc(after(90*time.Millisecond, status(200))),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &RateLimit{Base: base}
+			for _, given := range []time.Duration{100 * time.Millisecond, 0} {
+				req := get(t)
+				if given > 0 {
+					req = req.WithContext(deadlineIn(t, given))
+				} else {
+					ctx, cancel := context.WithCancel(t.Context())
+					time.AfterFunc(time.Second, cancel)
+					req = req.WithContext(ctx)
+				}
+				if resp, err := l.RoundTrip(req); err == nil {
+					resp.Body.Close()
+				}
+			}
+			l.gates.each(func(_ key, g *gate) {
+				assert.InDelta(t, 95*time.Millisecond, g.latencies.of(100*time.Millisecond).get(), float64(5*time.Millisecond), name)
+				assert.Zero(t, g.latencies.of(time.Second).get(), name)
+			})
+		})
+	}
+}
+
 func TestLatency(t *testing.T) {
 	const ms = time.Millisecond
 	var l latency

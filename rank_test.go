@@ -122,6 +122,18 @@ func TestNormalRequestsPassNoMoreThanTenTimes(t *testing.T) {
 	})
 }
 
+func TestWhoComesLaterWasPassedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &departures{began: time.Now()}
+		l := &RateLimit{Base: d, Limit: 10}
+		d.call(t, l, WithPriority(t.Context(), 1), "urgent", 40)
+		time.Sleep(1950 * time.Millisecond)
+		d.call(t, l, t.Context(), "normal", 1)
+		d.calls.Wait()
+		assert.Equal(t, []int{30}, d.indexes("normal"), "20 had left when it came")
+	})
+}
+
 func TestTheOutlookCountsThoseWhoHavePassed(t *testing.T) {
 	for deadline, refused := range map[time.Duration]bool{17200 * time.Millisecond: true, 17800 * time.Millisecond: false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -211,6 +211,9 @@ func TestARandomQueueOfTenants(t *testing.T) {
 				return
 			}
 			require.NotEmpty(t, all)
+			for key, those := range g.fair.tenants {
+				require.Equal(t, count(all, func(one *turn) bool { return one.tenancy() == key && one.shares }), those.shared)
+			}
 			require.Len(t, g.fair.tenants, len(last))
 			for flow, those := range g.fair.tenants {
 				require.NotNil(t, last[flow])
@@ -308,6 +311,27 @@ func TestTheOutlookOfATenantCountsNobodyWhoIsGone(t *testing.T) {
 	assert.Equal(t, 1, g.ahead(those[48]))
 	assert.Equal(t, 3, g.ahead(those[49]))
 	assert.Equal(t, 5, g.ahead(come("one")))
+}
+
+func TestWhoIsSentAgainBelongsInThePresentRound(t *testing.T) {
+	g := newGate(1, 1)
+	began := time.Now()
+	come := func(tenant string, arrived time.Duration, attempts int) *turn {
+		one := newTurn(get(t), began.Add(arrived), wish{units: 1})
+		one.tenant, one.attempts = tenant, attempts
+		g.insert(one)
+		return one
+	}
+	first := come("a", 0, 1)
+	second := come("b", 1, 1)
+	come("c", 2, 1)
+	g.fair.leaves(first)
+	g.remove(first)
+	assert.Same(t, second, g.queue.first())
+	again := come("a", 0, 2)
+	assert.Same(t, again, g.queue.first())
+	next := come("a", 3, 1)
+	assert.Equal(t, 3, g.queue.before(&next.inQueue))
 }
 
 // Each of n tenants has ten who wait, and then one more.
