@@ -421,13 +421,47 @@ func TestTheTextOfACauseIsBounded(t *testing.T) {
 // BenchmarkLongQueue looks at all in a queue: ns/turn is what lookPause goes by.
 func BenchmarkLongQueue(b *testing.B) {
 	const n = 10_000
-	g := newGate(1, 1)
-	req := get(b)
-	for range n {
-		g.insert(newTurn(req, time.Now(), wish{units: 1}))
+	for name, tenants := range map[string]int{"one tenant": 1, "100 tenants": 100} {
+		b.Run(name, func(b *testing.B) {
+			g := newGate(1, 1)
+			req := get(b)
+			for i := range n {
+				one := newTurn(req, time.Now(), wish{units: 1})
+				if tenants > 1 {
+					one.tenant = strconv.Itoa(i % tenants)
+				}
+				g.insert(one)
+			}
+			for b.Loop() {
+				g.reviewAll(time.Now())
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/turn")
+		})
 	}
-	for b.Loop() {
-		g.reviewAll(time.Now())
+}
+
+// BenchmarkQueued puts one into a queue of many, and takes one out.
+func BenchmarkQueued(b *testing.B) {
+	for name, tenants := range map[string]int{"one tenant": 1, "100 tenants": 100} {
+		b.Run(name, func(b *testing.B) {
+			g := newGate(1, 1)
+			req := get(b)
+			n := 0
+			come := func() {
+				one := newTurn(req, time.Now(), wish{units: 1})
+				if n++; tenants > 1 {
+					one.tenant = strconv.Itoa(n % tenants)
+				}
+				g.insert(one)
+			}
+			for range 10_000 {
+				come()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				come()
+				g.remove(g.queue.first())
+			}
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/turn")
 }

@@ -62,6 +62,19 @@
 // credential in a body, are not seen: where these tell callers apart, and where the
 // server counts by something else, set RateLimit.Key.
 //
+// # Queues
+//
+// Requests that wait for a limit, or for an open circuit, leave in the order of their
+// first arrival. [WithPriority] has urgent ones leave before the others, who have
+// one turn in eleven at least. [WithTenant] has users, jobs or customers take turns, so
+// that the few requests of one are not behind the many of another:
+//
+//	ctx = sturdy.WithPriority(ctx, 1)
+//	ctx = sturdy.WithTenant(ctx, "user-42")
+//
+// A request that is sent again keeps its place. Whose deadline is nearer than answers
+// mostly take yields to those who have time enough, and is sent if nobody has.
+//
 // # Errors
 //
 // A RoundTripper returns no error for a status, and neither do these. [Check]

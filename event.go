@@ -33,7 +33,7 @@ const (
 )
 
 // An Event is something that a layer did. There is no secret in it, but for the
-// cause that errors.As finds in its Err.
+// cause that errors.As finds in its Err, and what WithTenant was given.
 //
 // Observe functions are called in the goroutine of the request that caused the
 // event, or of its body's reader, with that request's context and outside every lock. They should
@@ -46,7 +46,10 @@ type Event struct {
 	Attempt int           // how many times the request was sent, this time included
 	Wait    time.Duration // ahead for EventRetry, EventPause, EventOpen; past for EventWait
 	Rate    rate.Limit    // requests per second, for EventLimit
-	Err     *Error        // what happened; nil for EventKeys, EventWait, EventHalfOpen, EventClose
+	Err     *Error        // what happened; nil for EventKeys, EventQueue, EventWait, EventHalfOpen, EventClose
+
+	Priority int    // from -100 to 100, see WithPriority; for EventQueue, EventWait and EventRefuse
+	Tenant   string // see WithTenant; for the same
 }
 
 // Log returns a function for an Observe field that writes every event to l:
@@ -64,13 +67,19 @@ func Log(l *slog.Logger) func(context.Context, Event) {
 		if !l.Enabled(ctx, level) {
 			return
 		}
-		attrs := append(make([]slog.Attr, 0, 6),
+		attrs := append(make([]slog.Attr, 0, 8),
 			slog.String("method", ev.Method), slog.String("host", ev.Host), slog.Int("attempt", ev.Attempt))
 		if ev.Key != "" {
 			attrs = append(attrs, slog.String("key", ev.Key))
 		}
 		if ev.Wait != 0 {
 			attrs = append(attrs, slog.Duration("wait", ev.Wait))
+		}
+		if ev.Priority != 0 {
+			attrs = append(attrs, slog.Int("priority", ev.Priority))
+		}
+		if ev.Tenant != "" {
+			attrs = append(attrs, slog.String("tenant", ev.Tenant))
 		}
 		if ev.Rate != 0 {
 			attrs = append(attrs, slog.Float64("rate", float64(ev.Rate)))

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,6 +108,59 @@ func ExampleWithRetry() {
 	resp, err := client.Do(req)
 	fmt.Println(resp.StatusCode, err, len(rt.Requests()))
 	// Output: 503 <nil> 1
+}
+
+// queue sends a request to each path, in this order, with its context, and prints in
+// which order they left. The first leaves at once.
+func queue(contexts map[string]context.Context, paths ...string) {
+	waits := make(chan struct{}, len(paths))
+	rt := sturdytest.Script(sturdytest.OK(`{}`).Forever())
+	client := &http.Client{Transport: &sturdy.RateLimit{
+		Limit: 2, // a second
+		Base:  rt,
+		Observe: func(_ context.Context, ev sturdy.Event) {
+			if ev.Kind == sturdy.EventQueue {
+				waits <- struct{}{}
+			}
+		},
+	}}
+	var calls sync.WaitGroup
+	for i, path := range paths {
+		req, _ := http.NewRequestWithContext(contexts[path], http.MethodGet, models+"/"+path, http.NoBody)
+		calls.Go(func() {
+			if resp, err := client.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		})
+		if i > 0 {
+			select {
+			case <-waits:
+			case <-time.After(time.Second): // too late to wait
+			}
+		}
+	}
+	calls.Wait()
+	for _, req := range rt.Requests() {
+		fmt.Print(" ", filepath.Base(req.URL.Path))
+	}
+}
+
+func ExampleWithPriority() {
+	ctx := context.Background()
+	queue(map[string]context.Context{
+		"batch":       ctx,
+		"interactive": sturdy.WithPriority(ctx, 1),
+	}, "batch", "batch", "batch", "interactive")
+	// Output: batch interactive batch batch
+}
+
+func ExampleWithTenant() {
+	ctx := context.Background()
+	queue(map[string]context.Context{
+		"many": sturdy.WithTenant(ctx, "many"),
+		"few":  sturdy.WithTenant(ctx, "few"),
+	}, "many", "many", "many", "many", "few")
+	// Output: many many few many many
 }
 
 // Twenty retries for a server that never recovers, however many calls.

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A gate is the queue of one key. Requests leave it in the order of their first
-// arrival, when all of these hold: the key is not paused, the caller's limit
+// A gate is the queue of one key. Requests leave it in the order of their priority and
+// first arrival, when all of these hold: the key is not paused, the caller's limit
 // and the server's have room for the request, there are not too many out yet to
 // know the limit, and the circuit lets it through.
 //
@@ -39,6 +39,9 @@ type gate struct {
 	busy   int    // answers in a row that the server is overloaded
 	chance chance // of these while it works
 	queue  order
+	ranked int                   // of these have another priority than zero
+	fair   *fairness             // nil if nobody in it has a name
+	passed int                   // have left in a row while others waited that are less urgent
 	lines  map[*circuit]*line    // of the queue
 	open   agenda                // of these, whose circuit is asked when their turn comes
 	shut   agenda                // who are passed by for now
@@ -47,6 +50,8 @@ type gate struct {
 	spared time.Time             // all in the queue are not looked at again before
 	due    bool                  // that is due
 	timer  *time.Timer
+
+	latencies latencies // of successes
 }
 
 // A wish is what a request asks of a gate.
@@ -108,7 +113,7 @@ func (g *gate) enter(req *http.Request, w wish) (pass, *turn, error) {
 	}
 	t := newTurn(req, began, w)
 	g.insert(t)
-	if g.refuse(t, began, g.outlook(began), g.queue.before(&t.inQueue)) {
+	if g.refuse(t, began, g.outlook(began), g.ahead(t)) {
 		g.remove(t)
 		g.mu.Unlock()
 		return pass{}, nil, t.err
@@ -243,7 +248,11 @@ func (g *gate) pump(now time.Time) {
 		if l == nil {
 			break
 		}
-		t := l.turns.first()
+		t := l.first
+		if from, due := g.overdue(t.priority); due != nil {
+			l, t = from, due
+		}
+		t = g.inTime(l, t, now)
 		if d := g.waitOf(t, now); d > 0 {
 			next = min(next, d)
 			break
@@ -262,7 +271,11 @@ func (g *gate) pump(now time.Time) {
 			l.put(&g.shut, now.Add(d))
 			continue
 		}
+		if g.fair != nil {
+			g.fair.leaves(t)
+		}
 		g.remove(t)
+		g.notePassed(t)
 		t.stalled = g.stalledFor(t, now)
 		p := g.leave(now, t.wish, a)
 		t.pass = &p
@@ -311,26 +324,39 @@ func (g *gate) review(now time.Time) {
 
 func (g *gate) reviewAll(now time.Time) {
 	if g.waiting() > longQueue {
-		g.spared = now.Add(time.Duration(g.waiting()) * lookPause)
+		pause := lookPause
+		if g.fair != nil {
+			pause = fairLookPause
+		}
+		g.spared = now.Add(time.Duration(g.waiting()) * pause)
 	}
 	o := g.outlook(now)
-	ahead := 0
+	higher, same, priority := 0, 0, math.MaxInt
 	for _, t := range g.queue.all() {
+		if t.priority < priority {
+			higher, same, priority = higher+same, 0, t.priority
+		}
+		ahead := g.passing(higher, same)
+		if g.fair != nil {
+			ahead = g.ahead(t)
+		}
 		if g.refuse(t, now, o, ahead) {
 			g.remove(t)
 			close(t.ready)
 		} else {
-			ahead++
+			same++
 		}
 	}
 }
 
-// To look at one in the queue takes some 40 ns (BenchmarkLongQueue). With a pause of
-// lookPause for each, that is a hundredth of the time, however long the queue is and
-// however many are refused. A short queue is not spared.
+// To look at one in the queue takes some 40 ns, and 1 µs where tenants take turns
+// (BenchmarkLongQueue). With a pause of lookPause for each, that is a hundredth of the
+// time, however long the queue is and however many are refused. A short queue is not
+// spared.
 const (
-	longQueue = 100
-	lookPause = 5 * time.Microsecond
+	longQueue     = 100
+	lookPause     = 5 * time.Microsecond
+	fairLookPause = 100 * time.Microsecond
 )
 
 // circuitChanged is called by a circuit, without its lock.

@@ -304,6 +304,12 @@ func (w *world) call(t *testing.T, client http.RoundTripper) {
 		ctx, stop = context.WithTimeout(ctx, time.Duration(1+w.pick(20_000))*time.Millisecond)
 		defer stop()
 	}
+	if w.chance(0.3) {
+		ctx = WithPriority(ctx, w.pick(4)-1)
+	}
+	if w.chance(0.3) {
+		ctx = WithTenant(ctx, strconv.Itoa(w.pick(3)))
+	}
 	if w.chance(0.2) {
 		d := time.Duration(w.pick(3000)) * time.Millisecond
 		defer time.AfterFunc(d, cancel).Stop()
@@ -393,6 +399,8 @@ func assertNothingHeld(t *testing.T, tr *Transport) {
 		assert.Zero(t, g.waiting(), "in the queue of %v", e.key)
 		assert.Zero(t, g.pace.InFlight(), "in flight for %v", e.key)
 		assert.Empty(t, g.lines, "lines of %v", e.key)
+		assert.Zero(t, g.ranked, "with a priority in the queue of %v", e.key)
+		assert.Nil(t, g.fair, "tenants of %v", e.key)
 	}
 	for _, e := range tr.Breaker.circuits.entries {
 		c := e.state

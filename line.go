@@ -14,15 +14,22 @@ type line struct {
 	kept    time.Time // for its next to leave, after an outage; zero for none
 
 	in    *agenda   // open or shut; nil if it has no turns
-	at    time.Time // when its first arrived; for one that is shut, when it is asked again
+	first *turn     // of one that is open
+	at    time.Time // of one that is shut, when it is asked again
 	index int       // in that agenda
 }
 
-// An agenda is a heap of lines by their time.
+// An agenda is a heap of lines: of open ones by who is the first, of others by their time.
 type agenda []*line
 
-func (a *agenda) Len() int           { return len(*a) }
-func (a *agenda) Less(i, j int) bool { return (*a)[i].at.Before((*a)[j].at) }
+func (a *agenda) Len() int { return len(*a) }
+func (a *agenda) Less(i, j int) bool {
+	l, other := (*a)[i], (*a)[j]
+	if l.first != nil && other.first != nil {
+		return l.first.less(&other.first.place)
+	}
+	return l.at.Before(other.at)
+}
 
 func (a *agenda) Swap(i, j int) {
 	those := *a
@@ -44,7 +51,7 @@ func (a *agenda) Pop() any {
 	return l
 }
 
-// first is the line whose time comes first; nil without any.
+// first is the line that comes first; nil without any.
 func (a *agenda) first() *line {
 	if len(*a) == 0 {
 		return nil
@@ -52,11 +59,11 @@ func (a *agenda) first() *line {
 	return (*a)[0]
 }
 
-// put moves l to the agenda that it belongs in, nil for none, at a time of it.
+// put moves l to the agenda that it belongs in, nil for none: to open without a time, or
+// to shut with one.
 func (l *line) put(in *agenda, at time.Time) {
-	l.at = at
 	if l.in == in {
-		if in != nil {
+		if l.come(at); in != nil {
 			heap.Fix(in, l.index)
 		}
 		return
@@ -64,8 +71,16 @@ func (l *line) put(in *agenda, at time.Time) {
 	if l.in != nil {
 		heap.Remove(l.in, l.index)
 	}
+	l.come(at)
 	if l.in = in; in != nil {
 		heap.Push(in, l)
+	}
+}
+
+// come notes what l is put into an agenda with.
+func (l *line) come(at time.Time) {
+	if l.first, l.at = nil, at; at.IsZero() {
+		l.first = l.turns.first()
 	}
 }
 
@@ -93,16 +108,20 @@ func (g *gate) used(l *line) {
 
 // reopen has the circuit of l be asked when its turn comes.
 func (g *gate) reopen(l *line) {
-	if first := l.turns.first(); first != nil {
-		l.put(&g.open, first.arrived)
+	if l.turns.root != nil {
+		l.put(&g.open, time.Time{})
 	} else {
 		l.put(nil, time.Time{})
 	}
 }
 
-// insert puts t in its place: behind all that arrived before it. A circuit is asked
-// again for one that is new, as it lets some pass sooner than others.
+// insert puts t in its place: see order. A circuit is asked again for one that is new,
+// as it lets some pass sooner than others.
 func (g *gate) insert(t *turn) {
+	if t.priority != 0 {
+		g.ranked++
+	}
+	g.assign(t)
 	t.line = g.line(t.circuit)
 	t.line.turns.insert(&t.inLine, t)
 	g.queue.insert(&t.inQueue, t)
@@ -110,6 +129,9 @@ func (g *gate) insert(t *turn) {
 }
 
 func (g *gate) remove(t *turn) {
+	if t.priority != 0 {
+		g.ranked--
+	}
 	l := t.line
 	t.line = nil
 	l.turns.remove(&t.inLine)
@@ -118,6 +140,9 @@ func (g *gate) remove(t *turn) {
 		g.reopen(l)
 	}
 	g.used(l)
+	if t.ofTenant != nil {
+		g.moveUp(t)
+	}
 }
 
 // waiting is how many are in the queue.

@@ -3,10 +3,12 @@ package sturdy
 import (
 	"math"
 	"math/rand/v2"
+	"time"
 )
 
-// An order holds turns in the order of their arrival, and those that arrived at the
-// same time as they were put in. All it does takes a time that grows with the
+// An order holds turns by their priority, those of one priority in the order of their
+// arrival, or of rounds if tenants take turns, and those that arrived at the same time as
+// they were put in. All it does takes a time that grows with the
 // logarithm of their number, wherever a turn's place is: what was refused and comes
 // again belongs in front of most.
 //
@@ -19,8 +21,9 @@ type node struct {
 	turn            *turn
 	up, left, right *node
 	weight          uint32
-	size            int // turns in the tree below, itself included
-	least           int // the fewest attempts of these
+	size            int           // turns in the tree below, itself included
+	least           int           // the fewest attempts of these
+	ends            time.Duration // when the last of these ends
 }
 
 // fewest is least, of a tree that may be empty.
@@ -38,13 +41,22 @@ func (n *node) count() int {
 	return n.size
 }
 
-// update makes size and least true, if they are of what is below.
+// latestEnd is ends, of a tree that may be empty.
+func (n *node) latestEnd() time.Duration {
+	if n == nil {
+		return math.MinInt64
+	}
+	return n.ends
+}
+
+// update makes size, least and ends true, if they are of what is below.
 func (n *node) update() {
 	n.size = n.left.count() + 1 + n.right.count()
 	n.least = min(n.left.fewest(), n.turn.tries(), n.right.fewest())
+	n.ends = max(n.left.latestEnd(), n.turn.ends, n.right.latestEnd())
 }
 
-// insert puts t, whose place will be n, behind all that arrived before it.
+// insert puts t, whose place will be n, behind all that do not leave after it.
 func (o *order) insert(n *node, t *turn) {
 	*n = node{turn: t, weight: rand.Uint32()} //nolint:gosec // balances a tree
 	n.update()
@@ -52,8 +64,9 @@ func (o *order) insert(n *node, t *turn) {
 	for at := *link; at != nil; at = *link {
 		at.size++
 		at.least = min(at.least, n.least)
+		at.ends = max(at.ends, n.ends)
 		n.up = at
-		if link = &at.right; t.arrived.Before(at.turn.arrived) {
+		if link = &at.right; t.less(&at.turn.place) {
 			link = &at.left
 		}
 	}
@@ -110,7 +123,7 @@ func (o *order) linkTo(n *node) **node {
 	return &n.up.right
 }
 
-// first returns who arrived first; nil if nobody is there.
+// first returns who is in front; nil if nobody is there.
 func (o *order) first() *turn {
 	n := o.root
 	if n == nil {
@@ -120,6 +133,73 @@ func (o *order) first() *turn {
 		n = n.left
 	}
 	return n.turn
+}
+
+// last returns who is behind all others; nil if nobody is there.
+func (o *order) last() *turn {
+	n := o.root
+	if n == nil {
+		return nil
+	}
+	for n.right != nil {
+		n = n.right
+	}
+	return n.turn
+}
+
+// below returns the first of those with a lower priority; nil if nobody has one.
+func (o *order) below(priority int) (first *turn) {
+	for n := o.root; n != nil; {
+		if n.turn.priority < priority {
+			first, n = n.turn, n.left
+		} else {
+			n = n.right
+		}
+	}
+	return first
+}
+
+// inFront is how many have a place in front of p.
+func (o *order) inFront(p *place) (count int) {
+	for n := o.root; n != nil; {
+		if n.turn.less(p) {
+			count += n.left.count() + 1
+			n = n.right
+		} else {
+			n = n.left
+		}
+	}
+	return count
+}
+
+// above is how many have a higher priority.
+func (o *order) above(priority int) (count int) {
+	for n := o.root; n != nil; {
+		if n.turn.priority > priority {
+			count += n.left.count() + 1
+			n = n.right
+		} else {
+			n = n.left
+		}
+	}
+	return count
+}
+
+// endsAfter returns the first who ends after a time; nil if nobody does.
+func (o *order) endsAfter(time time.Duration) *turn {
+	if o.root.latestEnd() <= time {
+		return nil
+	}
+	for n := o.root; ; {
+		switch {
+		case n.left.latestEnd() > time:
+			n = n.left
+		case n.turn.ends > time:
+			return n.turn
+		default:
+			n = n.right
+		}
+	}
 }
 
 // leastTried returns the first of those that were sent least often.

@@ -88,7 +88,7 @@ func (p *passage) open() error {
 		return err
 	}
 	if waited > 0 {
-		p.tell(p.limit != nil, Event{Kind: EventWait, Wait: waited})
+		p.tellPlace(p.limit != nil, Event{Kind: EventWait, Wait: waited})
 	}
 	if p.pass.admitted.probe != nil {
 		p.tell(false, Event{Kind: EventHalfOpen})
@@ -143,7 +143,7 @@ func (p *passage) enter(w wish) (pass, error) {
 		}
 	}()
 	if p.limit != nil {
-		p.tell(true, Event{Kind: EventQueue})
+		p.tellPlace(true, Event{Kind: EventQueue})
 	}
 	told = true
 	return p.gate.await(t)
@@ -152,6 +152,7 @@ func (p *passage) enter(w wish) (pass, error) {
 // learn takes in what became of the request, and tells of it when all is booked.
 func (p *passage) learn(e *Error) {
 	p.e = e
+	p.noteLatency(e)
 	if p.limit != nil {
 		p.limit.learn(p, p.resp, e)
 	} else {
@@ -262,8 +263,14 @@ func (p *passage) tell(limit bool, ev Event) {
 	w.see(p.req, ev)
 }
 
+// tellPlace reports an event about the request's place in the queue.
+func (p *passage) tellPlace(limit bool, ev Event) {
+	ev.Priority, ev.Tenant = priorityOf(p.req.Context()), tenantOf(p.req.Context())
+	p.tell(limit, ev)
+}
+
 func (p *passage) tellRefusal(err error) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		p.tell(e.Class != ErrCircuitOpen, Event{Kind: EventRefuse, Err: e})
+		p.tellPlace(e.Class != ErrCircuitOpen, Event{Kind: EventRefuse, Err: e})
 	}
 }

@@ -15,7 +15,9 @@ import (
 
 // RateLimit is a layer that sends requests as fast as the server allows, and no
 // faster. Those that share a key, by default a host and a credential, leave in
-// the order of their arrival; one that is sent again keeps its place.
+// the order of their arrival; one that is sent again keeps its place. [WithPriority] and
+// [WithTenant] change that order, and who has less time left than answers mostly take
+// yields to who has enough.
 //
 // What the server allows need not be known. Where its headers tell of limits,
 // in any dialect that [ParseLimits] knows, they are followed up and down, and an

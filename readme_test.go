@@ -77,6 +77,9 @@ func programOf(block string) string {
 		}
 	}
 	b.WriteString("\nvar (\n\treq *http.Request\n\tmyTransport http.RoundTripper\n)\n\nfunc main() {\n")
+	if strings.Contains(block, "ctx = ") {
+		b.WriteString("\tctx := req.Context()\n")
+	}
 	if !strings.Contains(block, "client :=") && strings.Contains(block, "client") {
 		b.WriteString("\tclient := http.DefaultClient\n")
 	}

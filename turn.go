@@ -24,12 +24,16 @@ const maxHold = 2 * time.Minute
 // nobody: it may change at any moment.
 type turn struct {
 	wish
+	place
 	line     *line // where it waits; nil if it does not
 	inLine   node
 	inQueue  node
 	req      *http.Request
 	call     *call // nil without a Retry
-	arrived  time.Time
+	ofTenant *node // of its tenant; nil if tenants do not take turns
+	tenant   string
+	shares   bool          // the round of another of its tenant
+	ends     time.Duration // see endOf
 	attempts int           // how often it was sent, this time included
 	backed   bool          // it has backed off as long as it must
 	joined   time.Time     // the queue
@@ -47,7 +51,10 @@ type turn struct {
 }
 
 func newTurn(req *http.Request, now time.Time, w wish) *turn {
-	t := &turn{wish: w, req: req, call: callOf(req), arrived: now, joined: now, ready: make(chan struct{})}
+	t := &turn{
+		wish: w, req: req, call: callOf(req), joined: now, ends: endOf(req), ready: make(chan struct{}),
+		place: place{priority: priorityOf(req.Context()), arrived: now}, tenant: tenantOf(req.Context()),
+	}
 	hold := maxHold
 	if c := t.call; c != nil {
 		t.arrived, t.attempts = c.began, int(c.attempt.Load())
