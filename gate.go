@@ -263,7 +263,7 @@ func (g *gate) pump(now time.Time) {
 		switch {
 		case t.circuit.probes(now):
 			t = l.turns.lastLeastTried()
-		case g.pace.Dark():
+		case g.pace.Probes():
 			t = l.turns.leastTried()
 		}
 		a, d := t.circuit.admit(now, t.req, &l.kept)

@@ -26,7 +26,10 @@ import (
 // inferred from what the server took and refused. Until anything is known, the
 // first requests leave one by one, then faster and faster, and soon as they
 // come. A server that refuses only when more are out than it ever took is held to have
-// a limit in flight: then as many are out as it takes, and no rate holds them.
+// a limit in flight: then as many are out as it takes, and no rate holds them. One that
+// refuses by chance, whatever the rate, is told from a limit by an experiment: for some
+// dozen requests, they leave more slowly and in groups. Then what is refused
+// holds nobody else.
 // Limit, Burst and Tokens are a ceiling over all that is learned.
 //
 // If the server answers one request with 429, or a few in a row with 503 and a

@@ -292,7 +292,7 @@ var batchGaps = map[string][3]float64{
 	"refused count, 2/s, burst 10":  {0.93, 0.03},
 	"refused count, 2/s, burst 120": {0.93, 0.06},
 	"refused count, 500/s, burst 1": {0.929, 0.02},
-	"50/s, 25/s, 50/s, dialect 0":   {0.91, 0.02},
+	"50/s, 25/s, 50/s, dialect 0":   {0.89, 0.02}, // four refusals show that they do not come by chance
 }
 
 func TestSimRateLimit(t *testing.T) {

@@ -31,6 +31,8 @@ type Controller struct {
 	course course
 	bucket *rate.Limiter // holds them to the course; nil while that holds nobody
 	spare  bool          // a token was taken from it for one that did not leave
+	noise  *noise        // nil before the first refusal
+	steady goodput
 	slots  slots
 	meters []*meter  // of the newest answer that had any
 	known  []*meter  // of all answers
@@ -129,6 +131,9 @@ func (c *Controller) Learned(now time.Time) time.Duration {
 		}
 		return d
 	}
+	if c.noise.decides() {
+		return max(d, c.noise.wait(now))
+	}
 	c.keepUp(now)
 	if c.bucket != nil && !c.spare {
 		d = max(d, shortOf(c.bucket, now))
@@ -160,9 +165,11 @@ func (c *Controller) TurnIn(now time.Time, ahead int, units float64) time.Durati
 // Paused is until when nobody may leave; past or zero if nobody is held.
 func (c *Controller) Paused() time.Time { return c.paused }
 
-// Dark reports whether the server has taken nobody for a while: then each that leaves
-// finds out whether it does again.
-func (c *Controller) Dark() bool { return c.course.dark }
+// Probes reports whether those that leave find something out at the cost of an attempt:
+// the server has taken nobody for a while, or it is looked at whether it refuses by chance.
+func (c *Controller) Probes() bool {
+	return c.course.dark || c.noise != nil && c.noise.state == refusalsInDoubt
+}
 
 // Refusing reports whether the newest answers were refusals.
 func (c *Controller) Refusing() bool { return c.course.dark || c.denied.After(c.took) }
@@ -210,6 +217,9 @@ func (c *Controller) Depart(s *Sent, now time.Time) {
 		c.course.ledger = new(ledger)
 	}
 	c.course.ledger.add(now, c.left.requests, s.Units, c.flying)
+	if c.noise != nil {
+		c.noise.left(c.left.requests, now)
+	}
 }
 
 // Undo takes back that a request has left: it was not sent.
@@ -225,6 +235,31 @@ func (c *Controller) Undo(s *Sent, now time.Time) {
 func (c *Controller) Lost(s *Sent) {
 	c.land(s)
 	c.slots.lost(s.out)
+	c.became(s, outcomeNothing, c.went)
+}
+
+// became tells noise what became of a request.
+func (c *Controller) became(s *Sent, what outcome, now time.Time) {
+	n := c.noise
+	if n == nil || s.mark.requests == 0 {
+		return
+	}
+	pace := c.course.current()
+	if c.course.rate == 0 {
+		pace = c.course.ledger.before(s.mark.requests) / max(s.At.Sub(c.course.ledger.start), slowTrip).Seconds()
+	}
+	decided := n.decides()
+	n.became(s.mark.requests, what, pace, c.odd(), now)
+	if decided && !n.decides() {
+		c.course.last = now
+		c.drain(now, now)
+	}
+}
+
+// odd reports whether no limit that is known explains the refusals.
+func (c *Controller) odd() bool {
+	told := slices.ContainsFunc(c.meters, func(m *meter) bool { return m.proof == proved })
+	return c.course.crowd >= crowded && !c.course.dark && !c.slots.limited() && !told
 }
 
 func (c *Controller) land(s *Sent) {
@@ -246,7 +281,9 @@ func (c *Controller) Taken(s *Sent, ok bool, now time.Time, limits []Limit) {
 	if c.Fixed {
 		return
 	}
+	c.became(s, 0, now)
 	if ok {
+		c.steady.took(now)
 		c.slots.passed(s.out, s.At)
 	} else {
 		c.slots.lost(s.out)
@@ -268,6 +305,19 @@ func (c *Controller) Refused(s *Sent, r Refusal) Verdict {
 	c.denied = now
 	c.Hear(s, now, r.Limits)
 	v := Verdict{Alone: c.flying == 0 && r.Others == 0}
+	if r.Paces && !c.Fixed {
+		if c.noise == nil {
+			c.noise = newNoise(c.left.requests)
+		}
+		what := outcomeRefused
+		if slices.ContainsFunc(r.Limits, func(l Limit) bool { return l.Remaining == 0 }) {
+			what = outcomeNothing // the server says itself which limit it is
+		}
+		c.became(s, what, now)
+		if c.noise.state == refusalsByChance {
+			return v
+		}
+	}
 	if until := now.Add(r.Pause); r.Pause > 0 {
 		c.paused = times.Later(c.paused, until)
 	}
@@ -277,6 +327,8 @@ func (c *Controller) Refused(s *Sent, r Refusal) Verdict {
 	v.News = s.mark.requests > c.cut
 	if v.News {
 		c.cut = c.left.requests
+		c.steady.refused()
+		c.course.floor = c.steady.floor()
 	}
 	if r.Paces && !c.Fixed && !c.blind(s) {
 		c.infer(s, resume, v, r)
@@ -304,7 +356,7 @@ func (c *Controller) infer(s *Sent, resume time.Time, v Verdict, r Refusal) {
 		told: c.meterRate(), alone: v.Alone, others: c.flying + r.Others,
 	}
 	switch {
-	case c.slots.limited():
+	case c.slots.limited(), c.noise.decides():
 		c.course.ledger.begin(s.At, s.mark.requests)
 	case v.News:
 		for _, m := range c.meters {
@@ -435,6 +487,7 @@ func (c *Controller) meterRate() float64 {
 // Reset forgets what was learned.
 func (c *Controller) Reset(now time.Time) {
 	c.paused, c.course, c.slots = time.Time{}, course{ledger: c.course.ledger}, slots{}
+	c.noise, c.steady = nil, goodput{}
 	c.meters, c.known, c.silent = nil, nil, 0
 	if c.course.ledger != nil {
 		c.course.ledger.refill(now)

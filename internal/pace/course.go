@@ -54,6 +54,7 @@ type course struct {
 	last  time.Time     // when it was used last
 
 	known    *finding      // of all refusals; nil if they tell nothing
+	floor    float64       // requests per second: no less is tried while refusals contradict each other
 	burst    float64       // requests that the server takes at once, at least
 	ledger   *ledger       // what the next refusal will be held against; nil before the first request
 	delay    time.Duration // from the sending of the last refused request to its refusal
@@ -359,6 +360,9 @@ func (p *course) heed(r rejection) {
 // begin begins the course, and a page of the ledger.
 func (p *course) begin(r rejection) {
 	p.rate = max(p.rate, paceFloor)
+	if !p.dark && p.crowd >= crowded {
+		p.rate = max(p.rate, p.floor)
+	}
 	p.used, p.last = 0, r.resume
 	p.ledger.begin(r.sent, r.n)
 }
