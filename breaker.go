@@ -27,9 +27,9 @@ import (
 // gives its place to another.
 //
 // A failure is a connection that could not be made or broke, also in the middle
-// of a body, a timeout, and an answer of 408, 424, or 500 and above. A 429 and what is
-// the caller's own doing count neither way: a cancelled context, a name that
-// does not exist, a bad certificate, an error that Base makes up by itself, such as
+// of a body, a timeout, and an answer of 408, 424, or 500 and above. A 429, a 503 that a
+// RateLimit in the same Transport takes for a limit's, and what is the caller's own doing
+// count neither way: a cancelled context, a name that does not exist, a bad certificate, an error that Base makes up by itself, such as
 // another limiter's, or that it met on the way to a token. Any other answer is a
 // success, also a 501 and others that repeating does not cure. Failures of
 // requests that were all sent before the first of them was known count as one: it
@@ -125,7 +125,7 @@ func outcome(e *Error) error {
 	switch {
 	case e == nil:
 		return nil
-	case e.Class == 0, e.foreign, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
+	case e.Class == 0, e.foreign, e.limit, e.Class.kindOf(ErrRateLimit), e.Class.kindOf(ErrNotSent):
 		return errNeutral
 	case e.StatusCode != 0 && e.again == againNever:
 		return nil // such as 501: the server works, and says that this will not

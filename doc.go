@@ -127,6 +127,10 @@
 // retries are paid for from a [Budget], which calls that succeed fill: while a
 // server is down it is soon empty, and failures go to the caller at once.
 //
+// A server that answers 503 may be down, or refuse what is over a limit. In a Transport
+// [RateLimit] finds that out: where slowing down cures it, it is a limit, and opens no
+// circuit. Where nothing is taken, it is an outage.
+//
 // A call that meets a server which seems to be down spreads its attempts over the
 // time that it has, half a minute without a deadline: so it sits an outage out that
 // is shorter, also where it is alone and nobody tells it when the server is back.

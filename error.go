@@ -151,6 +151,7 @@ type Error struct {
 	unsent    bool      // the server can not have seen the request
 	notBefore time.Time // RateLimit has taken charge of the wait, until then at least
 	alone     bool      // and holds nobody else
+	limit     bool      // it is a limit's refusal, or may be, though it does not say so
 	foreign   bool      // it says nothing of the server: a base made it up, or it is of another request
 
 	// For Report. What shows fields by reflection does not look into a function.
@@ -312,6 +313,9 @@ func (e *Error) Retryable() bool {
 	}
 	return false
 }
+
+// limited reports whether the server refused what was over a limit.
+func (e *Error) limited() bool { return e.Class == ErrRateLimit || e.limit }
 
 // Format prints the error as Error has it, and as a Go value for %#v.
 func (e Error) Format(f fmt.State, verb rune) {

@@ -24,6 +24,14 @@ func (g *gate) overloaded() bool {
 // hold everybody: one is only about its request.
 const fewBusy = 3
 
+// sheds takes in that the server answered p that it has too much to do, and reports
+// whether that is how it refuses what is over its limit, or may be.
+func (g *gate) sheds(p *pass, now time.Time) (limit, doubt bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pace.Busy(&p.sent, now)
+}
+
 // landed notes that a request which left is not out any more.
 func (g *gate) landed(p *pass) {
 	g.mu.Lock()

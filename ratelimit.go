@@ -39,6 +39,13 @@ import (
 // the latest each 20 seconds, or each 2.5 if many wait. A caller who is alone is held to
 // what the server names, or to Retry's settings, and not to what is inferred.
 //
+// Some servers answer 503 to what is over a limit, as nginx does by default. That is
+// inferred if their 503s come among successes, and slowing down to half for a moment
+// cures them, or if they come always at the same rate, or with the same number out. Then
+// they count as 429s do, for the other layers of a [Transport] too, until slowing down
+// does not help any more or nothing is taken for some seconds. The class of their errors
+// is [ErrOverloaded] as before.
+//
 // Headers are believed as far as the answers bear them out: one that says that
 // nothing is left holds the others up for a second, until one request has seen
 // whether it is true. How fast there is more is also counted, from what is left: a
@@ -214,11 +221,16 @@ func (l *RateLimit) learn(p *passage, resp *http.Response, e *Error) {
 		return
 	}
 	limited := e != nil && refusedByLimit(e, told)
+	if e != nil && e.Class == ErrOverloaded {
+		sheds, doubt := p.gate.sheds(&p.pass, now)
+		limited = limited || sheds
+		e.limit = limited || doubt
+	}
 	if e != nil && e.Class == ErrOverloaded && !limited {
 		p.gate.hearBusy(&p.pass, now, told)
 		told = nil
 	}
-	if e == nil || !asksToWait(e) && !limited {
+	if e == nil || !limited && !asksToWait(e) {
 		p.gate.taken(&p.pass, e == nil, now, told)
 		return
 	}

@@ -32,7 +32,8 @@ import (
 //
 // Between two attempts it waits as long as the server asks for, or else a
 // random part of a delay that doubles each time (exponential backoff with full
-// jitter). After a 429 that names no time it waits a second or two, twice as long
+// jitter). After a 429 that names no time, or a 503 that a RateLimit in the same Transport
+// takes for a limit's, it waits a second or two, twice as long
 // the next time, and so on. Where the server seems to be down, because nothing that
 // was sent since has succeeded, the attempts are spread over the time that the call
 // has, at most a minute, or 30 seconds without a deadline; a success of another call
@@ -435,14 +436,14 @@ func (s *series) rest(req *http.Request, wait time.Duration) error {
 // stall counts the time since began, if it was waited because a server that works
 // asked for it.
 func (s *series) stall(e *Error, began time.Time) {
-	if e.RetryAfter > 0 || e.Class == ErrRateLimit {
+	if e.RetryAfter > 0 || e.limited() {
 		s.call.stalled += time.Since(began)
 	}
 }
 
 // pay pays for a retry, unless it is free, and reports whether it may be made.
 func (s *series) pay() (ok bool) {
-	if s.in.e.Class == ErrRateLimit || s.in.e.foreign || s.call.paced {
+	if s.in.e.limited() || s.in.e.foreign || s.call.paced {
 		return true
 	}
 	paid, free := s.open().pay(s.sent)
@@ -526,7 +527,7 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 	}
 	ready, c := wait, callOf(req)
 	switch {
-	case e.notBefore.IsZero() || e.Class != ErrRateLimit: // nobody paces those who come back
+	case e.notBefore.IsZero() || !e.limited(): // nobody paces those who come back
 	case r.backsOff(e) && c != nil:
 		c.backed = time.Now().Add(wait)
 	default:
@@ -537,7 +538,7 @@ func (r *Retry) next(req *http.Request, e *Error) (wait time.Duration, again boo
 			wait = 0
 		}
 	}
-	invented := e.RetryAfter == 0 && wait >= ready && (e.Class != ErrRateLimit || r.MinDelay != 0 || r.MaxDelay != 0)
+	invented := e.RetryAfter == 0 && wait >= ready && (!e.limited() || r.MinDelay != 0 || r.MaxDelay != 0)
 	return wait, inTime(req, ready, !invented)
 }
 
@@ -597,7 +598,7 @@ func (r *Retry) reconsider(req *http.Request, in *result, wait time.Duration) (l
 		}
 		old := in.e
 		in.e = judgeAnew(req, in.resp)
-		in.e.Attempts, in.e.history, in.e.notBefore = old.Attempts, old.history, old.notBefore
+		in.e.Attempts, in.e.history, in.e.notBefore, in.e.limit = old.Attempts, old.history, old.notBefore, old.limit
 		if in.e.RetryAfter != old.RetryAfter || !in.e.Retryable() || r.Decide != nil || !in.e.notBefore.IsZero() {
 			wait, again = r.next(req, in.e)
 		}
@@ -636,7 +637,7 @@ func idempotent(req *http.Request) bool {
 // backoff is how long to wait before the next attempt, if the server names no
 // time.
 func (r *Retry) backoff(req *http.Request, e *Error) time.Duration {
-	if e.Class == ErrRateLimit && !saysNoWait(e.header) {
+	if e.limited() && !saysNoWait(e.header) {
 		return r.crowdBackoff(req, e)
 	}
 	return fitting(req, jitter(r.ceiling(e.Attempts)))

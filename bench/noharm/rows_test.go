@@ -218,8 +218,8 @@ func limitRows() (all []scenario) {
 	add("20 in each second, Retry-After", window, seconds, nil, 64, 4)
 	add("20 in each second, bare 429s", window, unsaid, nil, 5, 40)
 
-	// Nobody can tell these from a server that is down, and who gets what there
-	// is depends on the moments that the clients draw.
+	// It takes a moment to tell these from a server that is down, and who gets what
+	// there is meanwhile depends on the moments that the clients draw.
 	first := len(all)
 	add("100/s, bare 503s", hundred, unsaid, unavailable, 500, 1)
 	add("100/s, 503s with Retry-After", hundred, seconds, unavailable, 250, 1)

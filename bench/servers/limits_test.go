@@ -13,8 +13,8 @@ const (
 )
 
 // hold503 is whether the rows that refuse with 503 are held to losing no call, as the
-// others are. They are not yet: a 503 that names no time is taken for an outage, and
-// calls are given up.
+// others are. They are not yet: where few are refused, as by limit_conn with 16 callers,
+// it takes long to tell them from failures by chance, and a call may be given up.
 const hold503 = false
 
 // A limit is one that a server enforces.

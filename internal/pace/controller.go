@@ -34,6 +34,7 @@ type Controller struct {
 	noise  *noise        // nil before the first refusal
 	steady goodput
 	slots  slots
+	shed   shed
 	meters []*meter  // of the newest answer that had any
 	known  []*meter  // of all answers
 	heard  time.Time // when the newest answer that had any came
@@ -120,9 +121,9 @@ func (c *Controller) Told(now time.Time, units float64) (wait time.Duration, lea
 // Learned returns how long after now a request has to wait for what is inferred from
 // those that were taken and refused; the longest time if it is until one is answered.
 func (c *Controller) Learned(now time.Time) time.Duration {
-	d := time.Duration(0)
+	d := c.shed.wait(now)
 	if !c.Fixed && !c.Bounded {
-		d = c.course.cold(c.flying, now)
+		d = max(d, c.course.cold(c.flying, now))
 	}
 	c.slots.forget(now, c.went)
 	if c.slots.limited() {
@@ -201,6 +202,7 @@ func (c *Controller) Leave(now time.Time, units float64) Sent {
 	c.flying++
 	s.out = c.flying
 	c.slots.left(s.out)
+	c.shed.leave(now)
 	return s
 }
 
@@ -285,6 +287,7 @@ func (c *Controller) Taken(s *Sent, ok bool, now time.Time, limits []Limit) {
 	if ok {
 		c.steady.took(now)
 		c.slots.passed(s.out, s.At)
+		c.tookAmongBusy(s, now)
 	} else {
 		c.slots.lost(s.out)
 	}
@@ -346,6 +349,63 @@ func (c *Controller) Refused(s *Sent, r Refusal) Verdict {
 		v.Until = resume.Add(shortOf(c.bucket, resume))
 	}
 	return v
+}
+
+// Busy takes in that the server says that it has too much to do, and reports whether that
+// is how it refuses what is over a limit: then it is Refused, with Paces. In doubt, that
+// is being found out.
+func (c *Controller) Busy(s *Sent, now time.Time) (limit, doubt bool) {
+	if c.Fixed || c.course.ledger == nil {
+		return false, false
+	}
+	was := c.shed.state
+	l := c.course.ledger
+	if len(c.meters) > 0 || c.course.rate > 0 {
+		l = nil // what paces them makes their refusals alike
+	}
+	c.shed.busy(c.answered(s, now), l)
+	if c.shed.limit() && c.course.dark && now.Sub(c.course.since) > shedDark {
+		c.shed = shed{} // it is down
+	}
+	if c.shed.limit() && c.shed.slots > 0 && !c.slots.limited() && was == shedLimit {
+		c.shed.clear()
+	}
+	c.shedChanged(was, now)
+	if !c.shed.limit() && c.course.rate == 0 {
+		c.course.ledger.begin(s.At, s.mark.requests)
+	}
+	return c.shed.limit(), c.shed.state == shedSuspected
+}
+
+func (c *Controller) answered(s *Sent, now time.Time) answered {
+	a := answered{n: s.mark.requests, out: s.out, sent: s.At, now: now, left: c.left.requests}
+	if c.course.rate > 0 && !c.slots.limited() {
+		a.pace = c.course.current()
+	}
+	return a
+}
+
+// tookAmongBusy takes in that a request was taken.
+func (c *Controller) tookAmongBusy(s *Sent, now time.Time) {
+	was := c.shed.state
+	c.shed.took(c.answered(s, now))
+	c.shedChanged(was, now)
+}
+
+// shedChanged has requests leave as what is held of 503s says now.
+func (c *Controller) shedChanged(was shedState, now time.Time) {
+	switch is := c.shed.state; {
+	case is == was:
+	case is == shedLimit && c.shed.slots > 0:
+		c.slots = slots{state: slotsLimited, most: c.shed.slots, patient: slotsLook, taken: [2]int{c.shed.slots}}
+	case is == shedLimit && c.shed.rate > 0 && c.course.rate == 0:
+		c.course.rate, c.course.rough, c.course.shy = c.shed.rate, true, paceShy
+		c.course.used, c.course.last = 0, now
+		c.drain(now, now)
+	case was == shedLimit:
+		c.course, c.slots = course{ledger: c.course.ledger, warm: true}, slots{}
+		c.drain(now, now)
+	}
 }
 
 // infer takes in what a refusal tells of what the server does not.
@@ -487,7 +547,7 @@ func (c *Controller) meterRate() float64 {
 // Reset forgets what was learned.
 func (c *Controller) Reset(now time.Time) {
 	c.paused, c.course, c.slots = time.Time{}, course{ledger: c.course.ledger}, slots{}
-	c.noise, c.steady = nil, goodput{}
+	c.noise, c.steady, c.shed = nil, goodput{}, shed{}
 	c.meters, c.known, c.silent = nil, nil, 0
 	if c.course.ledger != nil {
 		c.course.ledger.refill(now)

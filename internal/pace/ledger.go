@@ -136,6 +136,17 @@ func (l *ledger) before(n float64) float64 { return n - l.first }
 // latest is when the last one left.
 func (l *ledger) latest() time.Time { return l.epoch.Add(l.times[l.index(l.last)]) }
 
+// recent is at how many a second those that were so many left before the nth.
+func (l *ledger) recent(n, many float64) float64 {
+	from := max(n-many, l.old)
+	if from >= n {
+		return math.Inf(1)
+	}
+	first, _ := l.nth(from)
+	last, _ := l.nth(n)
+	return (n - from) / last.Sub(first).Seconds()
+}
+
 // nth returns when the nth left, and its units. It must not be before old.
 func (l *ledger) nth(n float64) (time.Time, float64) {
 	i := l.index(n)
