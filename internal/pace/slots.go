@@ -14,12 +14,14 @@ type slots struct {
 	state slotState
 	edge  int    // refusals came when so many were out
 	agree int    // in a row there
-	taken [2]int // the most that were out when one was taken: of the newest, and of those before
+	taken [2]int // the most that were out when two were taken: of the newest, and of those before
+	top   int    // the same, when one was, of the newest: it may have been on its way for long
 	seen  int    // of the newest
 
 	most    int     // that are out, once limited
 	wrong   int     // refusals with no more than that out
 	errors  int     // how often it turned out to be something else
+	raised  bool    // the last look was taken, and no more is known of it
 	full    float64 // taken with that many out, since the last look
 	patient float64 // how many that must be before the next
 	again   time.Time
@@ -41,7 +43,8 @@ const (
 	slotsWrong   = 2    // refusals below it that are too many
 	slotsFuzzy   = 32   // numbers that differ by a part of so much are the same: answers are on their way
 	slotsWindow  = 50   // requests that taken looks back, at least
-	slotsLook    = 64   // requests taken before a look; twice as many after one that was in vain
+	slotsLook    = 64   // requests taken before a look, at least; twice as many after one that was in vain
+	slotsBack    = 8    // part of that after one that was not
 	slotsRarely  = 4096 // the same, at most
 	slotsCost    = 20   // a look is not sooner than so many times the pause that the last refusal cost
 	slotsDoubled = 10   // times, at most
@@ -70,15 +73,17 @@ func (s *slots) passed(out int, sent time.Time) {
 		return
 	}
 	if s.seen++; s.seen >= slotsWindow {
-		s.seen, s.taken[1], s.taken[0] = 0, s.taken[0], 0
+		s.seen, s.taken[1], s.taken[0], s.top = 0, s.taken[0], 0, 0
 	}
-	s.taken[0] = max(s.taken[0], out)
+	s.taken[0] = max(s.taken[0], min(out, s.top))
+	s.top = max(s.top, out)
 	switch {
 	case s.state == slotsLooking && out > s.most:
-		s.state, s.most, s.patient = slotsLimited, out, slotsLook
+		s.state, s.most, s.patient = slotsLimited, out, max(s.patient/slotsBack, slotsLook)
+		s.raised = true
 	case s.limited() && out == s.most:
 		if s.full++; s.full == slotsLook {
-			s.wrong = 0
+			s.wrong, s.raised = 0, false
 		}
 	}
 }
@@ -116,13 +121,18 @@ func (s *slots) consider(out, most int) {
 		s.edge, s.agree = out, 0
 	}
 	if s.agree++; s.agree >= slotsAgree<<min(s.errors, slotsDoubled) {
-		s.state, s.most, s.wrong, s.full, s.patient = slotsLimited, most, 0, 0, slotsLook
+		s.state, s.most, s.wrong, s.full, s.patient, s.raised = slotsLimited, most, 0, 0, slotsLook, false
 	}
 }
 
 // doubt takes in a refusal with no more out than are known to be taken.
 func (s *slots) doubt(out int) {
 	s.full = 0
+	if s.raised && out >= s.most {
+		// The look was taken because another had just ended.
+		s.raised, s.most, s.patient = false, s.most-1, min(2*slotsBack*s.patient, slotsRarely)
+		return
+	}
 	if s.wrong++; s.wrong >= slotsWrong || out == 1 {
 		s.state, s.agree = slotsUnknown, 0
 		s.errors++
