@@ -37,7 +37,8 @@ type noise struct {
 	next   time.Time // when the next leaves
 	chance float64   // of a refusal
 	slow   float64   // it takes so many times as long to double
-	excess float64   // nats that say that more are refused than by chance
+	excess float64   // nats that say that more are refused than by chance, and
+	runOn  float64   // that who leaves after a refused one is refused, too
 	taken  tally     // since the rate was cut, by what left after that
 	since  time.Time
 	last   float64 // the number of the last that left
@@ -161,7 +162,8 @@ func (n *noise) suspect(refused bool, pace float64, odd bool, now time.Time) {
 func (n *noise) decide() {
 	switch n.trial.verdict() {
 	case byChance:
-		n.state, n.slow, n.excess, n.chance = refusalsByChance, 1, 0, n.trial.chance
+		n.state, n.slow, n.chance = refusalsByChance, 1, n.trial.chance
+		n.excess, n.runOn, n.before = 0, 0, false
 		n.rate = max(2*n.rate, n.best)
 		n.taken, n.since, n.cut = tally{}, n.trial.starts, 0
 	case byLimit:
@@ -184,6 +186,15 @@ func (n *noise) course(refused bool, now time.Time) {
 	}
 	n.taken.add(refused)
 	p := n.chance
+	if n.before { // by chance the next is refused no more often
+		q := min(max(p, 0.05), 0.3)
+		if refused {
+			n.runOn += math.Log(0.5 / q)
+		} else {
+			n.runOn = max(n.runOn+math.Log(0.5/(1-q)), 0)
+		}
+	}
+	n.before = refused
 	more := min(noiseNever, 2*p+0.1)
 	if refused {
 		n.excess += math.Log(more / p)
@@ -195,7 +206,7 @@ func (n *noise) course(refused bool, now time.Time) {
 	}
 	n.excess = max(n.excess, 0)
 	switch {
-	case n.chance > noiseMost+0.1:
+	case n.chance > noiseMost+0.1, n.runOn > noiseLost:
 		n.disprove()
 	case n.excess > noiseLost:
 		if took := now.Sub(n.since).Seconds(); took > 0 {

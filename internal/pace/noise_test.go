@@ -95,7 +95,7 @@ func TestATrialTellsChanceFromLimits(t *testing.T) {
 		wrong    float64 // of the trials, at most
 		requests int     // on average, at most
 	}{
-		{"2 % by chance", func() grouped { return byChanceOf(0.02) }, 0.02, 4, byChance, 0.15, 230},
+		{"2 % by chance", func() grouped { return byChanceOf(0.02) }, 0.02, 4, byChance, 0.15, 300},
 		{"10 % by chance", func() grouped { return byChanceOf(0.1) }, 0.1, 4, byChance, 0.15, 80},
 		{"20 % by chance", func() grouped { return byChanceOf(0.2) }, 0.2, 4, byChance, 0.15, 80},
 		{"20 % by chance, thought to be 10 %", func() grouped { return byChanceOf(0.2) }, 0.1, 4, byChance, 0.35, 80},

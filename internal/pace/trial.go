@@ -41,6 +41,7 @@ const (
 	trialGroup  = 4                // requests that leave at once
 	trialAtOnce = time.Millisecond // is at once
 	trialSure   = 4.5              // nats that decide for chance: it is wrong once in 90 times
+	trialShared = 6.               // the same, against a limit that others use up: each of many clients may make the trial
 	trialNot    = 3.               // nats that decide against it: once in 20
 	trialMost   = 24               // refusals that are enough
 	trialLong   = 24.              // refusals by chance that there should have been: it is long enough
@@ -142,7 +143,7 @@ func (t *trial) verdict() verdict {
 		}
 		*t = trial{chance: t.chance, starts: t.starts, size: t.size, looks: true, most: burst} // groups that such a limit takes
 	case t.bursts[burst] < trialSure && !alone:
-	case t.single > trialSure && t.shared > trialSure, t.single > 2*trialSure && alone:
+	case t.single > trialSure && t.shared > trialShared, t.single > 2*trialSure && alone:
 		return byChance
 	case t.single < -trialNot, t.shared < -trialNot:
 		return byLimit
