@@ -14,7 +14,7 @@ FUZZTIME ?= 60s
 SOAK     ?= 5m
 FIRST    ?= 5001
 SEEDS    ?= 300
-MUTATE   ?= gate.go line.go order.go limiter.go turn.go pass.go heed.go retry.go breaker.go
+MUTATE   ?= gate.go line.go order.go rank.go tenant.go hurry.go limiter.go turn.go pass.go heed.go retry.go breaker.go
 MUTANTS  ?= 1
 
 MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*' -not -path '*/testdata/*')))
