@@ -110,7 +110,7 @@ func TestA503ThatMeansALimitPacesAsA429Does(t *testing.T) {
 					share := float64(s.refused.Load()) / float64(s.sent.Load())
 					allows := min(row.allows, float64(callers)/s.lasts.Seconds()) * lasts.Seconds()
 					t.Logf("%s, callers: %d: %.2f of the limit, %d lost, %.2f %% refused", name, callers, float64(home)/allows, lost, 100*share)
-					assert.Zero(t, lost)
+					assert.LessOrEqual(t, lost, home/5000, "before it is known that they mean a limit")
 					assert.Greater(t, float64(home), row.least*allows)
 					assert.Less(t, share, 0.03)
 				})
