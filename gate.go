@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/sturdyhttp/sturdy/internal/pace"
-	"github.com/sturdyhttp/sturdy/internal/times"
 
 	"golang.org/x/time/rate"
 )
@@ -186,18 +185,9 @@ func (g *gate) told(now time.Time, w *wish) (wait time.Duration, learned bool) {
 	}
 	wait = max(wait, g.tokens.wait(now, g.cost(w)))
 	if g.own != nil && g.spare == 0 {
-		wait = max(wait, shortOf(g.own, now))
+		wait = max(wait, pace.ShortOf(g.own, now))
 	}
 	return wait, true
-}
-
-// shortOf is how long after now a bucket has a token.
-func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
-	missing := 1 - bucket.TokensAt(now)
-	if missing <= 0 {
-		return 0
-	}
-	return times.CeilSeconds(missing / float64(bucket.Limit()))
 }
 
 // waitOf is wait for one in the queue. Who is alone and has backed off from a

@@ -126,6 +126,9 @@ func (c *Controller) Learned(now time.Time) time.Duration {
 		d = max(d, c.course.cold(c.flying, now))
 	}
 	c.slots.forget(now, c.went)
+	if c.noise != nil && now.Sub(c.went) > Forget {
+		c.noise, c.steady = nil, goodput{}
+	}
 	if c.slots.limited() {
 		if !c.slots.room(c.flying, now) {
 			return math.MaxInt64
@@ -137,13 +140,13 @@ func (c *Controller) Learned(now time.Time) time.Duration {
 	}
 	c.keepUp(now)
 	if c.bucket != nil && !c.spare {
-		d = max(d, shortOf(c.bucket, now))
+		d = max(d, ShortOf(c.bucket, now))
 	}
 	return d
 }
 
-// shortOf is how long after now a bucket has a token.
-func shortOf(bucket *rate.Limiter, now time.Time) time.Duration {
+// ShortOf is how long after now a bucket has a token.
+func ShortOf(bucket *rate.Limiter, now time.Time) time.Duration {
 	missing := 1 - bucket.TokensAt(now)
 	if missing <= 0 {
 		return 0
@@ -346,7 +349,7 @@ func (c *Controller) Refused(s *Sent, r Refusal) Verdict {
 	c.keepUp(resume)
 	v.Until = resume
 	if c.bucket != nil {
-		v.Until = resume.Add(shortOf(c.bucket, resume))
+		v.Until = resume.Add(ShortOf(c.bucket, resume))
 	}
 	return v
 }

@@ -63,7 +63,7 @@ const (
 	noiseKeep   = 1 - 1./64 // of what is remembered, at each request
 	noiseTest   = 0.8       // of the pace, in the experiment, and
 	noiseBest   = 1. / 4    // at least of the highest one
-	noiseLost   = 8.        // nats that say that there are more refusals: a false alarm in some thousand requests
+	noiseLost   = 8.        // nats that say that there are more refusals
 	noiseDouble = 20.       // requests in which the rate doubles, at least
 	noiseSlower = 4.        // times as slowly after a cut
 	noiseDrift  = 1. / 200  // of what a request tells of the chance

@@ -187,3 +187,18 @@ func TestWhatWasTakenForLongBoundsWhatIsGuessed(t *testing.T) {
 	g.refused()
 	assert.InDelta(t, 25*paceCut/4, g.floor(), 1, "one after the other")
 }
+
+func TestThatRefusalsComeByChanceIsForgottenWithoutUse(t *testing.T) {
+	var c Controller
+	now := time.Unix(1e9, 0)
+	s := send(&c, now)
+	c.Refused(&s, Refusal{Now: now, Paces: true})
+	c.noise.state, c.noise.rate = refusalsByChance, 10
+	c.Learned(now.Add(Forget))
+	require.True(t, c.noise.decides())
+	later := now.Add(Forget + 1)
+	c.Learned(later)
+	s = send(&c, later)
+	v := c.Refused(&s, Refusal{Now: later, Pause: time.Second, Paces: true})
+	assert.False(t, v.Until.Before(later.Add(time.Second)), "a pause holds everybody again")
+}

@@ -40,9 +40,9 @@ const (
 const (
 	trialGroup  = 4                // requests that leave at once
 	trialAtOnce = time.Millisecond // is at once
-	trialSure   = 4.5              // nats that decide for chance: it is wrong once in 90 times
+	trialSure   = 4.5              // nats that decide for chance: by Wald's bound it is wrong once in 90 times
 	trialShared = 6.               // the same, against a limit that others use up: each of many clients may make the trial
-	trialNot    = 3.               // nats that decide against it: once in 20
+	trialNot    = 3.               // nats that decide against it: by that bound, once in 20
 	trialMost   = 24               // refusals that are enough
 	trialLong   = 24.              // refusals by chance that there should have been: it is long enough
 	trialEven   = 1.03             // times what it is if all are the same: the mean square of the gaps
